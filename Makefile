@@ -1,0 +1,36 @@
+# Verger. `make run` and `make test` prepare the machine first; the work is in scripts/setup, quick when there is none.
+#   ARGS    goes to the command: make test ARGS="-k claim -x"
+#   PYTHON  another interpreter for .venv: make test PYTHON=python3.12
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check format setup clean
+
+help: ## List these commands
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1 \2/p' $(firstword $(MAKEFILE_LIST)) | awk '{ printf "  make %-8s", $$2; $$1 = $$2 = ""; print $$0 }'
+
+run: ## Run Verger on this machine: all roles in one process, with a MongoDB of its own
+	@scripts/setup run
+	@exec .venv/bin/verger dev $(ARGS)
+
+test: ## Run the tests, on a real MongoDB and a real RabbitMQ
+	@scripts/setup test
+	@exec .venv/bin/python -m pytest $(ARGS)
+
+check: ## Check style, format, types and layers
+	@scripts/setup check
+	.venv/bin/python -m ruff check
+	.venv/bin/python -m ruff format --check
+	.venv/bin/python -m mypy
+	.venv/bin/python -m pytest -q tests/test_layering.py
+
+format: ## Format the code, and mend what can be mended
+	@scripts/setup check
+	.venv/bin/python -m ruff check --fix
+	.venv/bin/python -m ruff format
+
+setup: ## Prepare this machine for all of these
+	@scripts/setup test
+
+clean: ## Remove what was built; the data of `make run` in .verger stays
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +

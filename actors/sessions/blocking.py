@@ -1,0 +1,68 @@
+"""Blocking work in threads, so that a cancellation leaves no thread behind that still writes."""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Generator
+from pathlib import Path
+from typing import BinaryIO, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+Checkpoint = Callable[[], Awaitable[None]]
+"""Raises when the work should stop."""
+
+
+async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run a short blocking function in a thread. Cancelled, it ends only when the thread has."""
+    running = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait([running])
+        if not running.cancelled():
+            running.exception()  # looked at, so that the loop does not report it as forgotten
+        raise
+
+
+async def in_steps(steps: Generator[None, None, T], checkpoint: Checkpoint) -> T:
+    """Run a blocking generator to its end in threads; each ``yield`` is a place where it can be stopped.
+
+    A step should take well under a second. Stopped, the generator is closed: its ``finally`` blocks run.
+    """
+    try:
+        while True:
+            done, value = await in_thread(_step, steps)
+            if done:
+                return value  # type: ignore[return-value]
+            await checkpoint()
+    finally:
+        await in_thread(steps.close)
+
+
+def _step(steps: Generator[None, None, T]) -> tuple[bool, T | None]:
+    try:
+        next(steps)
+    except StopIteration as stop:
+        # It may not cross the thread's border: a future refuses to carry it.
+        return True, stop.value
+    return False, None
+
+
+def open_below(root: Path, parts: tuple[str, ...]) -> BinaryIO:
+    """Open ``root/part/…/part`` for reading; no part may be a symlink, also if it has just become one.
+
+    Raises:
+        OSError: it cannot be opened, or a part is a symlink (ELOOP, ENOTDIR).
+    """
+    folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for part in parts[:-1]:
+            inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+            os.close(folder)
+            folder = inner
+        # Without O_NONBLOCK, opening what has just become a FIFO would wait for a writer.
+        found = os.open(parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    finally:
+        os.close(folder)
+    return os.fdopen(found, "rb")

@@ -1,0 +1,102 @@
+"""The heartbeat: a thread with its own connection, so that a handler which blocks the event loop keeps its claim."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Collection
+from datetime import datetime, timedelta
+
+import structlog
+
+from actors.worker.run import Run, Runs, Stop
+from schemas.worker import Worker
+from service.errors import Unavailable, VergerError
+from service.store.port import Beat, BeatReply, HeartbeatLink
+
+log = structlog.get_logger()
+
+REPEAT_SECONDS = 1.0
+
+
+class Heartbeat:
+    """Beats every third of the stale-claim timeout; at once again after an error."""
+
+    def __init__(
+        self,
+        link: HeartbeatLink,
+        runs: Runs,
+        interval: timedelta,
+        describe: Callable[[], Worker],
+        on_paused: Callable[[Collection[str]], None],
+    ) -> None:
+        self._link, self._runs, self._interval = link, runs, interval.total_seconds()
+        self._describe, self._on_paused = describe, on_paused
+        self._loop = asyncio.get_running_loop()
+        self._markers: dict[str, datetime] = {}
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._beat_for_ever, name="heartbeat", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    async def stop(self) -> None:
+        """Beat no more. Waits for a beat under way, bounded by the link's own time limits."""
+        self._stop.set()
+        await asyncio.to_thread(self._thread.join, 10)
+
+    def saw_marker(self, task_type: str, at: datetime) -> None:
+        """Report this with the next beat (P12)."""
+        with self._lock:
+            self._markers[task_type] = max(at, self._markers.get(task_type, at))
+
+    async def first(self) -> None:
+        """One beat before any work: the worker is known, and the paused types are."""
+        claims: dict[str, str] = {}
+        reply = await asyncio.to_thread(self._link.beat, Beat(self._describe(), claims, {}))
+        self._apply(claims, reply)
+
+    def _beat_for_ever(self) -> None:
+        pause = self._interval
+        while not self._stop.wait(pause):
+            claims = self._runs.claims(time.monotonic())
+            with self._lock:
+                markers, self._markers = self._markers, {}
+            try:
+                reply = self._link.beat(Beat(self._describe(), claims, markers))
+            except (VergerError, OSError) as error:
+                with self._lock:
+                    for task_type, at in markers.items():
+                        self._markers[task_type] = max(at, self._markers.get(task_type, at))
+                level = log.warning if isinstance(error, Unavailable) else log.error
+                level("heartbeat.failed", error=str(error), claims=len(claims))
+                pause = REPEAT_SECONDS
+                continue
+            pause = self._interval
+            self._tell(claims, reply)
+        self._link.close()
+
+    def _tell(self, claims: dict[str, str], reply: BeatReply) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._apply, claims, reply)
+        except RuntimeError:
+            # The loop is closed: the process is going away.
+            self._stop.set()
+
+    def _apply(self, asked: dict[str, str], reply: BeatReply) -> None:
+        """In the loop's thread. A claim that was settled or made anew since the question is not meant."""
+
+        def meant(task_id: str) -> Run | None:
+            run = self._runs.get(task_id)
+            return run if run is not None and run.token == asked.get(task_id) else None
+
+        for task_id in reply.lost:
+            run = meant(task_id)
+            if run is not None and not run.ended:
+                log.warning("claim.lost", task_type=run.task.task_type, id=task_id, fence=run.task.fence)
+                run.stop(Stop.LOST)
+        for task_id in reply.cancel:
+            run = meant(task_id)
+            if run is not None:
+                run.cancel_requested = True
+        self._on_paused(reply.paused)

@@ -1,0 +1,60 @@
+"""One run of one task in this process, and the table of all of them."""
+
+import asyncio
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from schemas.task import Task
+from service.registry import Handler
+
+STUBBORN_SECONDS = 10.0
+"""How long after its hard timeout a run that does not stop keeps its claim."""
+
+
+class Stop(StrEnum):
+    """Why a run was told to stop."""
+
+    TIMEOUT = "timeout"
+    LOST = "lost"
+    CANCEL = "cancel"
+    SHUTDOWN = "shutdown"
+
+
+@dataclass(eq=False)
+class Run:
+    """A claimed task under way, from its claim until its end is written."""
+
+    task: Task
+    handler: Handler
+    renew_until: float
+    """Monotonic seconds after which the heartbeat leaves it alone: past its hard timeout and a grace."""
+    job: "asyncio.Task[None] | None" = None
+    stopped: Stop | None = None
+    cancel_requested: bool = False
+    ended: bool = False
+    """Its outcome is known, or of no interest any more."""
+    started: float = field(default_factory=lambda: asyncio.get_running_loop().time())
+
+    @property
+    def id(self) -> str:
+        return self.task.id
+
+    @property
+    def token(self) -> str:
+        assert self.task.claim_token is not None
+        return self.task.claim_token
+
+    def stop(self, why: Stop) -> None:
+        """Cancel the handler, once."""
+        if self.stopped is None and not self.ended:
+            self.stopped = why
+            if self.job is not None:
+                self.job.cancel()
+
+
+class Runs(dict[str, Run]):
+    """Task id → run. Changed by the event loop's thread only; the heartbeat thread takes whole copies."""
+
+    def claims(self, now: float) -> dict[str, str]:
+        """Task id → token of every claim that is still to be renewed."""
+        return {run.id: run.token for run in list(self.values()) if now < run.renew_until}

@@ -1,0 +1,176 @@
+"""The worker role: its handler actors, the settler, the heartbeat, the resources; started and drained in order."""
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+from uuid import uuid4
+
+import structlog
+
+from actors.supervisor import Supervisor
+from actors.worker.handler import HandlerActor
+from actors.worker.heartbeat import Heartbeat
+from actors.worker.run import Runs, Stop
+from actors.worker.settler import Settler
+from schemas.event import ControlCommand, ControlMessage
+from schemas.worker import Worker as WorkerRecord
+from service.broker.port import Broker
+from service.client import Client
+from service.errors import ConfigError, StoreUnavailable
+from service.registry import Handler, Registry
+from service.settings import Settings
+from service.store.port import Store
+from service.version import VERSION
+
+log = structlog.get_logger()
+
+LAST_SECONDS = 4.0
+"""How long what was interrupted may take to be written."""
+
+
+class Worker:
+    """Runs handlers until it is drained."""
+
+    def __init__(
+        self, settings: Settings, store: Store, broker: Broker, registry: Registry, client: Client, roles: Collection[str]
+    ) -> None:
+        self.id = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:6]}"
+        self.runs = Runs()
+        self.handlers: dict[str, HandlerActor] = {}
+        self._settings, self._store, self._broker = settings, store, broker
+        self._registry, self._client, self._roles = registry, client, sorted(roles)
+        self._chosen = _choose(registry, settings.types)
+        self._started_at = store.clock.now()
+        self._supervisor = Supervisor()
+        self._stack = AsyncExitStack()
+        self._settler = Settler(store, broker, self.runs, self.id)
+        self._heartbeat: Heartbeat | None = None
+
+    @property
+    def failed(self) -> asyncio.Event:
+        return self._supervisor.failed
+
+    @property
+    def reason(self) -> Exception | None:
+        return self._supervisor.reason
+
+    async def start(self) -> None:
+        """Open the resources, beat once, then consume. Raises what a resource raises, and StoreUnavailable."""
+        resources = await self._open_resources()
+        heartbeat = Heartbeat(
+            self._store.claims.heartbeat(), self.runs, self._settings.heartbeat, self._describe, self._set_paused
+        )
+        self._heartbeat = heartbeat
+        slots = sum(handler.concurrency or 8 for handler in self._chosen if not handler.is_async)
+        threads = ThreadPoolExecutor(max_workers=max(4, min(slots, 256)), thread_name_prefix="handler")
+        self._stack.callback(threads.shutdown, wait=False, cancel_futures=True)
+        for handler in self._chosen:
+            self.handlers[handler.task_type] = HandlerActor(
+                handler,
+                worker=self.id,
+                store=self._store,
+                broker=self._broker,
+                client=self._client,
+                settings=self._settings,
+                runs=self.runs,
+                settler=self._settler,
+                heartbeat=heartbeat,
+                threads=threads,
+                resources=resources,
+            )
+        await heartbeat.first()
+        heartbeat.start()
+        self._supervisor.start(self._settler)
+        for actor in self.handlers.values():
+            self._supervisor.start(actor)
+        log.info("worker.started", worker=self.id, task_types=[handler.task_type for handler in self._chosen])
+
+    async def _open_resources(self) -> dict[str, Any]:
+        opened: dict[str, Any] = {}
+        for resource in self._registry.resources.values():
+            opened[resource.name] = await self._stack.enter_async_context(asynccontextmanager(resource.open)(self._settings))
+        return opened
+
+    async def stop(self) -> None:
+        """Drain: consumers first, then what runs may finish within the grace while its claims stay renewed, then it is released."""
+        begun = time.monotonic()
+        for actor in self.handlers.values():
+            actor.stop()
+        await self._runs_ended(self._settings.shutdown_grace.total_seconds())
+        interrupted = sum(not run.ended for run in self.runs.values())
+        for run in list(self.runs.values()):
+            run.stop(Stop.SHUTDOWN)
+        await self._runs_ended(LAST_SECONDS)
+        await self._supervisor.stop(LAST_SECONDS)
+        if self._heartbeat is not None:
+            await self._heartbeat.stop()
+        try:
+            await self._store.workers.forget(self.id)
+        except StoreUnavailable as error:
+            log.warning("store.unavailable", error=str(error))
+        await self._stack.aclose()
+        log.info(
+            "worker.stopped",
+            worker=self.id,
+            released=interrupted,
+            left_running=len(self.runs),
+            seconds=round(time.monotonic() - begun, 2),
+        )
+
+    async def _runs_ended(self, seconds: float) -> None:
+        """Until every run's end is written, or the time is up."""
+        until = time.monotonic() + seconds
+        while self.runs and time.monotonic() < until:
+            await asyncio.sleep(0.02)
+
+    # ---- told by others ------------------------------------------------------------------------------------------------------
+
+    def tell(self, message: ControlMessage) -> None:
+        """A hint from the control exchange."""
+        actor = self.handlers.get(message.task_type or "")
+        match message.command:
+            case ControlCommand.CANCEL:
+                run = self.runs.get(message.task_id or "")
+                if run is not None:
+                    run.cancel_requested = True
+                    if message.force:
+                        run.stop(Stop.CANCEL)
+            case ControlCommand.PAUSE | ControlCommand.RESUME:
+                if actor is not None:
+                    actor.set_paused(message.command is ControlCommand.PAUSE)
+            case ControlCommand.SCHEDULES_CHANGED:
+                pass
+
+    def _set_paused(self, paused: Collection[str]) -> None:
+        for task_type, actor in self.handlers.items():
+            actor.set_paused(task_type in paused)
+
+    def _describe(self) -> WorkerRecord:
+        return WorkerRecord(
+            id=self.id,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            roles=self._roles,
+            task_types=[handler.task_type for handler in self._chosen],
+            running=len(self.runs),
+            slots=sum(actor.slots for actor in self.handlers.values()),
+            started_at=self._started_at,
+            seen_at=self._store.clock.now(),
+            version=VERSION,
+        )
+
+
+def _choose(registry: Registry, types: Collection[str]) -> list[Handler]:
+    if not types:
+        return list(registry)
+    chosen = [registry.find(name) for name in types]
+    for name, handler in zip(types, chosen, strict=True):
+        if handler is None:
+            known = ", ".join(sorted(handler.task_type for handler in registry))
+            raise ConfigError(f"VERGER_TYPES names {name!r}, which no loaded module handles; there are: {known}")
+    return list(dict.fromkeys(handler for handler in chosen if handler is not None))

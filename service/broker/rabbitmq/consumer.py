@@ -1,0 +1,175 @@
+"""Consuming a queue: deliveries handed over synchronously, settled in batches.
+
+Straight on the driver's channel: aio-pika would make an object with thirty attributes of each message, and wait for the
+socket at each acknowledgement.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+from aiormq import Channel, ChannelInvalidStateError
+from aiormq.abc import DeliveredMessage
+from structlog.typing import FilteringBoundLogger
+
+from service.broker.port import Consumer, Delivery
+from service.broker.rabbitmq.address import Address
+from service.broker.rabbitmq.driver import RPC_SECONDS, bounded
+from service.broker.rabbitmq.feed import Feed
+from service.broker.rabbitmq.link import Link
+from service.clock import Clock
+
+SETTLE_SECONDS = 5.0
+"""How long an acknowledgement may wait to be written."""
+LARGEST_PREFETCH = 2_000
+"""A quorum queue gives no more."""
+
+
+class _Tag(NamedTuple):
+    """Tags count per channel: the same number on another channel is another message."""
+
+    channel: Channel
+    number: int
+
+
+class RabbitConsumer(Consumer):
+    """One subscription to one queue, on a channel of its own."""
+
+    def __init__(
+        self,
+        link: Link,
+        address: Address,
+        queue: tuple[str, str],
+        prefetch: int,
+        on_delivery: Callable[[Delivery], None],
+        redeclare: Callable[[], Awaitable[None]],
+        clock: Clock,
+        log: FilteringBoundLogger,
+    ) -> None:
+        """``queue``: its name in deliveries, and that on the broker. ``redeclare`` makes it when it is gone."""
+        self._link = link
+        self._address = address
+        self._queue, self._queue_name = queue
+        self._prefetch = min(prefetch, LARGEST_PREFETCH)
+        self._on_delivery = on_delivery
+        self._clock = clock
+        self._held: dict[int, None] = {}
+        """What is neither acked nor requeued, in the order of delivery."""
+        self._settling = asyncio.Lock()
+        self._cancelled = False
+        self._closing: asyncio.Task[None] | None = None
+        log = log.bind(queue=self._queue_name)
+        self._feed = Feed(link, address, self._subscribe, self._held.clear, redeclare, log)
+
+    @property
+    def alive(self) -> bool:
+        return self._feed.alive
+
+    @property
+    def finished(self) -> bool:
+        """Whether it was cancelled and has nothing in hand any more."""
+        return self._cancelled and not self._held
+
+    async def open(self) -> None:
+        """Subscribe. Raises BrokerUnavailable or ConfigError."""
+        await self._feed.open()
+
+    async def ack(self, deliveries: Sequence[Delivery]) -> None:
+        await self._settle(deliveries, _ack)
+
+    async def requeue(self, deliveries: Sequence[Delivery]) -> None:
+        await self._settle(deliveries, _nack)
+
+    async def cancel(self) -> None:
+        if not self._cancelled:
+            self._cancelled = True
+            await self._feed.stop()
+            self._close_if_finished()
+
+    async def forsake(self) -> None:
+        """Attach no more; the connection is about to be closed."""
+        self._cancelled = True
+        await self._feed.forsake()
+
+    async def _subscribe(self, channel: Channel) -> str:
+        limiting = channel.basic_qos(prefetch_count=self._prefetch)
+        await bounded(limiting, RPC_SECONDS, self._address, "limiting the prefetch")
+        consuming = channel.basic_consume(self._queue_name, partial(self._deliver, channel))
+        consumed = await bounded(consuming, RPC_SECONDS, self._address, f"consuming {self._queue_name!r}")
+        assert consumed.consumer_tag is not None
+        return consumed.consumer_tag
+
+    async def _deliver(self, channel: Channel, message: DeliveredMessage) -> None:
+        """A coroutine for the driver's sake; it must end at once, since the channel's other frames wait behind it."""
+        number = message.delivery_tag
+        if number is None or channel is not self._feed.channel:
+            return
+        self._held[number] = None
+        properties = message.header.properties
+        self._on_delivery(
+            Delivery(
+                body=message.body,
+                headers=properties.headers or {},
+                routing_key=message.routing_key or "",
+                message_id=properties.message_id,
+                content_type=properties.content_type,
+                queue=self._queue,
+                received_at=self._clock.monotonic(),
+                tag=_Tag(channel, number),
+            )
+        )
+
+    async def _settle(self, deliveries: Sequence[Delivery], send: "_Send") -> None:
+        # In turn: "all up to 5" must not be overtaken by "all up to 6" of someone who means only the sixth.
+        async with self._settling:
+            channel = self._feed.channel
+            if channel is None:
+                return
+            numbers = {delivery.tag.number for delivery in deliveries if delivery.tag.channel is channel}
+            await self._write(channel, *self._take(numbers), send)
+        self._close_if_finished()
+
+    def _take(self, numbers: set[int]) -> tuple[int | None, list[int]]:
+        """What one "all up to" covers, and the rest. To settle twice, or what is not held, would cost the channel."""
+        up_to = None
+        for number in self._held:
+            if number not in numbers:
+                break
+            up_to = number
+        singles = sorted(number for number in numbers if number in self._held and number > (up_to or 0))
+        for number in numbers:
+            self._held.pop(number, None)
+        return up_to, singles
+
+    async def _write(self, channel: Channel, up_to: int | None, singles: Sequence[int], send: "_Send") -> None:
+        try:
+            async with asyncio.timeout(SETTLE_SECONDS):
+                if up_to is not None:
+                    await send(channel, up_to, multiple=True)
+                for number in singles:
+                    await send(channel, number, multiple=False)
+        except ChannelInvalidStateError:
+            return  # closed: the broker delivers again
+        except TimeoutError:
+            self._link.reset("an acknowledgement could not be written")
+        except BaseException:
+            # Cut off half-way; the broker would wait for what is no longer held.
+            self._link.reset("an acknowledgement was cut off")
+            raise
+
+    def _close_if_finished(self) -> None:
+        if self.finished and self._closing is None and self._feed.channel is not None:
+            self._closing = asyncio.create_task(self._feed.close(), name="broker consumer closing")
+
+
+_Send = Callable[..., Coroutine[Any, Any, None]]
+
+
+async def _ack(channel: Channel, number: int, multiple: bool) -> None:
+    await channel.basic_ack(number, multiple=multiple, wait=False)
+
+
+async def _nack(channel: Channel, number: int, multiple: bool) -> None:
+    # Not reject: from 4.3 on, that counts as a failed delivery.
+    await channel.basic_nack(number, multiple=multiple, requeue=True, wait=False)

@@ -1,0 +1,82 @@
+"""Events: from a bounded buffer to the broker, unconfirmed, at no more than a fixed rate."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+
+from aiormq import Channel
+from aiormq.abc import ChannelFrame
+
+from schemas.event import Event
+from service.broker.rabbitmq.wire import TRANSIENT, Outgoing, encode
+
+BUFFER = 10_000
+EVENTS_PER_SECOND = 500
+"""The budget: what telling takes from doing. At full throughput, most events are dropped and counted."""
+CHUNK = 25
+
+
+class EventSender:
+    """Sends on whatever channel there is; keeps what fits while there is none."""
+
+    def __init__(self, exchange: str) -> None:
+        self._exchange = exchange
+        self._buffer: deque[Event] = deque()
+        self._work = asyncio.Event()
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._task: asyncio.Task[None] | None = None
+        self.dropped = 0
+
+    def emit(self, event: Event) -> None:
+        """Never waits; a full buffer drops the event."""
+        if len(self._buffer) >= BUFFER:
+            self.dropped += 1
+            return
+        self._buffer.append(event)
+        self._empty.clear()
+        self._work.set()
+
+    def attach(self, channel: Channel, on_broken: Callable[[str], None]) -> None:
+        """Send on this channel, which has no confirms and is used by nobody else."""
+
+        def done(task: "asyncio.Task[None]") -> None:
+            if not task.cancelled():
+                on_broken(f"the event sender failed: {task.exception()!r}")
+
+        self._task = asyncio.create_task(self._send(channel), name="broker events")
+        self._task.add_done_callback(done)
+
+    def detach(self) -> None:
+        """The channel is lost, and with it at most one chunk."""
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+
+    async def flush(self, seconds: float) -> None:
+        """Wait until the buffer is empty, but not longer than this and not without a connection."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds if self._task is not None else 0):
+                await self._empty.wait()
+
+    async def _send(self, channel: Channel) -> None:
+        while True:
+            await self._work.wait()
+            await channel.connection.ready()  # returns when no resource alarm blocks us
+            chunk = [self._buffer.popleft() for _ in range(min(CHUNK, len(self._buffer)))]
+            payload = b"".join(self._encoded(channel, event) for event in chunk)
+            await channel.write_queue.put(ChannelFrame(payload=payload, should_close=False))
+            if not self._buffer:
+                self._work.clear()
+                self._empty.set()
+            await asyncio.sleep(len(chunk) / EVENTS_PER_SECOND)
+
+    def _encoded(self, channel: Channel, event: Event) -> bytes:
+        try:
+            body = event.model_dump_json(by_alias=True).encode()
+            message = Outgoing(self._exchange, event.event, body, {}, mandatory=False, delivery_mode=TRANSIENT)
+            return encode(channel, message, message_id=None)
+        except ValueError:  # a detail that JSON, or a header that AMQP cannot carry
+            self.dropped += 1
+            return b""

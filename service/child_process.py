@@ -1,0 +1,48 @@
+"""Child processes that never outlive their parent, and the ports they listen on."""
+
+import asyncio
+import os
+import socket
+import sys
+from contextlib import suppress
+
+# Run between fork and exec, in a process of its own: a `preexec_fn` may deadlock in a program that has threads.
+_TIE = """
+import ctypes, os, signal, sys
+if sys.platform == "linux":
+    PR_SET_PDEATHSIG = 1
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != int(sys.argv[1]):  # the parent ended before
+        os.kill(os.getpid(), signal.SIGKILL)
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
+
+
+def ending_with_parent(*command: str) -> list[str]:
+    """``command``, wrapped so that the kernel kills it when the thread that started it ends, even by ``kill -9``."""
+    return [sys.executable, "-I", "-S", "-c", _TIE, str(os.getpid()), *command]
+
+
+def free_port(preferred: int = 0) -> int:
+    """A loopback port that nothing listens on at this moment; somebody may still be faster."""
+    for port in (preferred, 0):
+        with socket.socket() as probe, suppress(OSError):
+            # As mongod does: what is left of former connections does not matter.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return int(probe.getsockname()[1])
+    raise OSError("this machine has no free loopback port")
+
+
+async def listening(port: int) -> None:
+    """Return once something listens on the loopback port."""
+    while True:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+        except OSError:
+            await asyncio.sleep(0.02)
+        else:
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+            return

@@ -1,0 +1,67 @@
+"""Every error Verger raises.
+
+    VergerError
+    ├── ConfigError            settings or registration are wrong; fix and start again
+    ├── InvalidInput           a value from outside is wrong; never retried
+    │   ├── InvalidMessage
+    │   ├── InvalidSchedule
+    │   └── PayloadRefused     too large, too deep, or not storable
+    ├── NotFound               no such task, schedule or type
+    ├── Conflict               the state has moved on; look again
+    └── Unavailable            a server cannot be reached; retried with backoff
+        ├── StoreUnavailable
+        └── BrokerUnavailable
+"""
+
+SHOWN = 120
+"""How many characters of a bad value an error shows."""
+
+
+class VergerError(Exception):
+    """Root of all errors of Verger."""
+
+
+class ConfigError(VergerError):
+    """The settings or the registered handlers are wrong; the message names the fix."""
+
+
+class InvalidInput(VergerError):
+    """A value from outside is wrong."""
+
+    def __init__(self, field: str, value: object, problem: str, fix: str = "") -> None:
+        shown = value if isinstance(value, str) else repr(value)
+        self.field, self.problem, self.fix = field, problem, fix
+        self.value = shown if len(shown) <= SHOWN else shown[:SHOWN] + "…"
+        super().__init__(f"{field}: {self.value!r} {problem}" + (f"; {fix}" if fix else ""))
+
+
+class InvalidMessage(InvalidInput):
+    """A message that is no task."""
+
+
+class InvalidSchedule(InvalidInput):
+    """A schedule that cannot be kept."""
+
+
+class PayloadRefused(InvalidInput):
+    """A body or a result that is too large, too deep, or holds what the store cannot keep."""
+
+
+class NotFound(VergerError):
+    """There is no such thing."""
+
+
+class Conflict(VergerError):
+    """The state has moved on since it was read."""
+
+
+class Unavailable(VergerError):
+    """A server cannot be reached."""
+
+
+class StoreUnavailable(Unavailable):
+    """The store did not answer; what was asked may or may not have happened."""
+
+
+class BrokerUnavailable(Unavailable):
+    """The broker did not answer."""

@@ -1,0 +1,58 @@
+"""Structured logs: one pipe, JSON lines or a console, secrets hidden, values bounded."""
+
+import logging
+import sys
+from collections.abc import MutableMapping
+from typing import Any
+
+import structlog
+
+from service.settings import Settings
+
+_SECRET = ("password", "secret", "token", "api_key", "apikey", "authorization", "cookie", "credential")
+_BODIES = ("body", "task_body", "taskbody", "payload")
+_OURS = frozenset({"claim_token"})
+LONGEST = 2000
+
+
+def configure_logs(settings: Settings) -> None:
+    """Set up structlog and the standard library's logging, once, at the entry point."""
+    level = getattr(logging, settings.log_level.upper())
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        hide_and_bound,
+    ]
+    finish: list[structlog.typing.Processor]
+    if settings.log_format == "console":
+        finish = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    else:
+        finish = [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer(ensure_ascii=False)]
+    structlog.configure(
+        processors=[*shared, *finish],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    # Libraries' own lines go through the same pipe; their chatter below warning does not.
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=[
+        structlog.stdlib.ProcessorFormatter.remove_processors_meta, *finish]))
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(max(level, logging.WARNING))
+    # Reconnecting is reported by our own lines, which name the address and hide the password.
+    for name in ("aio_pika", "aiormq", "pymongo", "apscheduler"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def hide_and_bound(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Hide what a key calls secret or a body, and cut long values."""
+    for key, value in event.items():
+        lower = key.lower()
+        if lower in _BODIES or (lower not in _OURS and any(word in lower for word in _SECRET)):
+            event[key] = "***"
+        elif isinstance(value, str) and len(value) > LONGEST:
+            event[key] = value[:LONGEST] + "…"
+    return event

@@ -1,0 +1,124 @@
+"""Settings: one frozen object, read from ``VERGER_*`` once, at the entry point."""
+
+import difflib
+import os
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from schemas.base import Duration
+from service.errors import ConfigError
+
+PREFIX = "VERGER_"
+Names = Annotated[tuple[str, ...], NoDecode]
+EMBEDDED = "embedded"
+MEMORY_BROKER = "memory://"
+
+
+class Settings(BaseSettings):
+    """Every setting. The name of its variable is ``VERGER_`` and the field's name in capitals."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", validate_default=True)
+
+    mongodb_url: str = Field(EMBEDDED, description="MongoDB 6.0 or later, a replica set; `embedded` starts a private one.")
+    amqp_url: str = Field(MEMORY_BROKER, description="RabbitMQ 3.10 or later; `memory://` stays inside the process.")
+    database: str = Field("verger", min_length=1, max_length=60, description="Database of tasks and schedules.")
+    memory_database: str = Field("memory", min_length=1, max_length=60, description="Database the maintenance actors work on.")
+    prefix: str = Field("verger", pattern=r"^[A-Za-z0-9_.-]{1,60}$", description="First part of every name on the broker.")
+    actors: Names = Field(("actors.sessions",), description="Modules with handlers, separated by commas. Every role loads the same.")
+    types: Names = Field((), description="Task types this worker consumes, separated by commas; empty: all.")
+    concurrency: int = Field(100, ge=1, le=10_000, description="Slots for each task type, unless its handler says otherwise.")
+    stale_claim_timeout: Duration = Field(
+        timedelta(seconds=30), description="A claim not renewed for this long is rescued; renewed every third of it."
+    )
+    shutdown_grace: Duration = Field(timedelta(seconds=25), description="How long running handlers may finish after SIGTERM.")
+    retention: Duration = Field(timedelta(hours=24), description="How long completed and cancelled tasks are kept.")
+    keep_completed: int = Field(100, ge=0, description="How many completed tasks of a type are kept at most.")
+    idempotency_window: Duration = Field(timedelta(hours=1), description="No finished task is pruned sooner.")
+    dead_letter_retention: Duration = Field(timedelta(days=30), description="How long dead letters are kept.")
+    unknown_type_grace: Duration = Field(
+        timedelta(minutes=10), description="How long a task of an unknown type waits for a roll-out."
+    )
+    max_message_bytes: int = Field(256 * 1024, ge=1024, le=8 * 1024 * 1024, description="Largest message body.")
+    max_result_bytes: int = Field(64 * 1024, ge=1024, le=8 * 1024 * 1024, description="Largest result that is kept.")
+    data_dir: Path = Field(Path(".verger"), description="Where embedded mode and local files live.")
+    mongod: Path | None = Field(None, description="The mongod of embedded mode; empty: looked for.")
+    log_format: Literal["json", "console"] = Field("json", description="`json` lines, or `console` for people.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
+    claude_projects: Path | None = Field(None, description="Session files that `sessions.collect` reads when its task names none.")
+
+    @field_validator("actors", "types", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("mongodb_url")
+    @classmethod
+    def _mongodb(cls, value: str) -> str:
+        if value != EMBEDDED and urlsplit(value).scheme not in ("mongodb", "mongodb+srv"):
+            raise ValueError("write mongodb://host:27017/?replicaSet=rs0, or embedded")
+        return value
+
+    @field_validator("amqp_url")
+    @classmethod
+    def _amqp(cls, value: str) -> str:
+        if value != MEMORY_BROKER and urlsplit(value).scheme not in ("amqp", "amqps"):
+            raise ValueError("write amqp://user:password@host:5672/, or memory://")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not timedelta(seconds=3) <= self.stale_claim_timeout <= timedelta(hours=1):
+            raise ValueError("VERGER_STALE_CLAIM_TIMEOUT must be between 3s and 1h")
+        if self.retention < self.idempotency_window:
+            raise ValueError("VERGER_RETENTION is shorter than VERGER_IDEMPOTENCY_WINDOW; raise it")
+        return self
+
+    @property
+    def embedded(self) -> bool:
+        return self.mongodb_url == EMBEDDED
+
+    @property
+    def heartbeat(self) -> timedelta:
+        return self.stale_claim_timeout / 3
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read ``VERGER_*``; ``overrides`` win.
+
+    Raises:
+        ConfigError: a value is wrong, or a ``VERGER_*`` variable is unknown; names the variable and the fix.
+    """
+    _refuse_unknown()
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            field = str(problem["loc"][0]) if problem["loc"] else ""
+            name = f"{PREFIX}{field.upper()}: " if field else ""
+            message = problem["msg"].removeprefix("Value error, ")
+            shown = "" if "url" in field or not field else f" (it is {str(problem['input'])[:80]!r})"
+            lines.append(f"{name}{message}{shown}")
+        raise ConfigError("; ".join(lines)) from None
+
+
+def _refuse_unknown() -> None:
+    known = [PREFIX + field.upper() for field in Settings.model_fields]
+    for name in os.environ:
+        if name.upper().startswith(PREFIX) and name.upper() not in known:
+            near = difflib.get_close_matches(name.upper(), known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else "; see docs/configuration.md"
+            raise ConfigError(f"{name} is not a setting{hint}")
+
+
+def hide_password(url: str) -> str:
+    """The URL as it may be shown: its password is ``***``, its query is gone."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    user = f"{parts.username}:***@" if parts.password else f"{parts.username}@" if parts.username else ""
+    return f"{parts.scheme}://{user}{host}{parts.path}"

@@ -1,0 +1,51 @@
+"""Every index, and why it earns its writes."""
+
+from pymongo import ASCENDING, DESCENDING, IndexModel
+
+from service.store.mongo.database import Database
+
+
+def _present(field: str) -> dict[str, dict[str, bool]]:
+    # Partial, not sparse: a sparse index takes an explicit null, and two nulls collide in a unique one.
+    return {field: {"$exists": True}}
+
+
+TASKS = [
+    IndexModel(
+        [("taskType", ASCENDING), ("relayAt", ASCENDING), ("_id", ASCENDING)],
+        name="relay",
+        partialFilterExpression={"status": "pending", **_present("relayAt")},
+    ),
+    IndexModel(
+        [("relayAt", ASCENDING)], name="dead", partialFilterExpression={"status": "failed", **_present("relayAt")}
+    ),
+    IndexModel([("processingAt", ASCENDING), ("_id", ASCENDING)], name="stale", partialFilterExpression=_present("processingAt")),
+    IndexModel([("liveKey", ASCENDING)], name="live", unique=True, partialFilterExpression=_present("liveKey")),
+    IndexModel(
+        [("taskType", ASCENDING), ("status", ASCENDING), ("finishedAt", DESCENDING), ("_id", DESCENDING)],
+        name="finished",
+        partialFilterExpression=_present("finishedAt"),
+    ),
+    # Listing without a status. Its key never changes, and new ones come at the right end: the cheapest of all.
+    IndexModel([("taskType", ASCENDING), ("createdAt", DESCENDING), ("_id", DESCENDING)], name="created"),
+    IndexModel(
+        [("scheduleId", ASCENDING), ("createdAt", DESCENDING), ("_id", DESCENDING)],
+        name="schedule",
+        partialFilterExpression=_present("scheduleId"),
+    ),
+]
+SCHEDULES = [
+    IndexModel([("nextFireAt", ASCENDING)], name="due", partialFilterExpression=_present("nextFireAt")),
+    IndexModel([("firing.at", ASCENDING)], name="firing", partialFilterExpression=_present("firing")),
+]
+WORKERS = [IndexModel([("seenAt", ASCENDING)], name="seen")]
+
+
+async def ensure_indexes(database: Database) -> None:
+    """Create what is missing; two processes may do it at once."""
+    for collection, indexes in (
+        (database.tasks, TASKS),
+        (database.schedules, SCHEDULES),
+        (database.workers, WORKERS),
+    ):
+        await database.repeat(lambda c=collection, i=indexes: c.create_indexes(i))  # type: ignore[misc]

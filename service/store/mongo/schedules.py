@@ -1,0 +1,181 @@
+"""Schedules and their fires. Rules P17–P19 of docs/protocol.md."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+from pymongo import ReturnDocument, UpdateOne
+from pymongo.errors import DuplicateKeyError
+
+from schemas.schedule import Schedule
+from schemas.task import TaskStatus
+from service.clock import StoreClock
+from service.errors import Conflict
+from service.store.mongo.database import Database, Document
+from service.store.mongo.documents import schedule_document, schedule_from
+from service.store.port import FireClaim, FireEnd, RunEnd, Schedules
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_ENGINE_FIELDS = frozenset(
+    {"firing", "lastFireAt", "lastTaskId", "lastStatus", "lastEndedAt", "lastSuccessAt", "lastDurationMs", "skipped", "createdAt"}
+)
+"""What the engine keeps of a schedule: an edit leaves it alone."""
+
+
+class MongoSchedules(Schedules):
+    """Compare-and-set everywhere; no lock, no leader."""
+
+    def __init__(self, database: Database, clock: StoreClock) -> None:
+        self._database, self._schedules, self._clock = database, database.schedules, clock
+
+    async def all(self) -> list[Schedule]:
+        return await self._read({}, "_id", 0)
+
+    async def get(self, schedule_id: str) -> Schedule | None:
+        document = await self._database.repeat(lambda: self._schedules.find_one({"_id": schedule_id}))
+        return schedule_from(document) if document is not None else None
+
+    async def upcoming(self, limit: int) -> list[Schedule]:
+        return await self._read({"nextFireAt": {"$gt": _EPOCH}, "firing": {"$exists": False}}, "nextFireAt", limit)
+
+    async def open_fires(self) -> list[Schedule]:
+        return await self._read({"firing": {"$exists": True}}, "firing.at", 0)
+
+    async def _read(self, query: Document, order: str, limit: int) -> list[Schedule]:
+        async def read() -> list[Document]:
+            return await self._schedules.find(query).sort(order, 1).limit(limit).to_list(None)
+
+        return [schedule_from(document) for document in await self._database.repeat(read)]
+
+    async def write(self, put: Sequence[Schedule], delete: Sequence[Schedule] = ()) -> None:
+        async def change(session: Any) -> None:
+            for schedule in put:
+                await self._put(schedule, session)
+            for schedule in delete:
+                gone = await self._schedules.delete_one(
+                    {"_id": schedule.id, "revision": schedule.revision}, session=session
+                )
+                if gone.deleted_count == 0:
+                    raise Conflict(f"schedule {schedule.id!r} was changed meanwhile; look again")
+
+        async def transact() -> None:
+            async with await self._database.client.start_session() as session:
+                try:
+                    await session.with_transaction(change)
+                except DuplicateKeyError as error:
+                    raise Conflict("a schedule of that id exists already; look again") from error
+
+        await self._database.once(transact)
+
+    async def _put(self, schedule: Schedule, session: Any) -> None:
+        now = self._clock.now()
+        document = schedule_document(schedule)
+        document.update(revision=schedule.revision + 1, updatedAt=now)
+        if schedule.revision == 0:
+            await self._schedules.insert_one({**document, "createdAt": now}, session=session)
+            return
+        edit = {name: value for name, value in document.items() if name not in _ENGINE_FIELDS and name != "_id"}
+        absent = {
+            info.alias or name: ""
+            for name, info in Schedule.model_fields.items()
+            if name != "id" and (info.alias or name) not in edit and (info.alias or name) not in _ENGINE_FIELDS
+        }
+        result = await self._schedules.update_one(
+            {"_id": schedule.id, "revision": schedule.revision},
+            {"$set": edit, **({"$unset": absent} if absent else {})},
+            session=session,
+        )
+        if result.matched_count == 0:
+            raise Conflict(f"schedule {schedule.id!r} was changed meanwhile; look again")
+
+    # ---- fires -----------------------------------------------------------------------------------------------------------
+
+    async def begin_fires(self, fires: Sequence[FireClaim], by: str) -> list[Schedule]:
+        now = self._clock.now()
+        # Unique to this call: a fire of ours whose reply was lost is not mistaken for one of this batch.
+        owner = f"{by}/{uuid4().hex[:12]}"
+        operations = [
+            UpdateOne(
+                {
+                    "_id": fire.schedule.id,
+                    "revision": fire.schedule.revision,
+                    "enabled": True,
+                    "nextFireAt": fire.schedule.next_fire_at,
+                    "firing": {"$exists": False},
+                },
+                self._begin_update(fire, now, owner),
+            )
+            for fire in fires
+            if fire.schedule.next_fire_at is not None and fire.schedule.next_fire_at <= now
+        ]
+        if not operations:
+            return []
+        # A lost reply is left to take-over: `firing` tells whoever looks in 5 s.
+        await self._database.once(lambda: self._schedules.bulk_write(operations, ordered=False))
+        ids = [fire.schedule.id for fire in fires]
+        return await self._read({"_id": {"$in": ids}, "firing.by": owner}, "_id", 0)
+
+    @staticmethod
+    def _begin_update(fire: FireClaim, now: datetime, owner: str) -> Document:
+        put: Document = {}
+        update: Document = {"$set": put}
+        if fire.next_fire_at is not None:
+            put["nextFireAt"] = fire.next_fire_at
+        else:
+            update["$unset"] = {"nextFireAt": ""}
+        if fire.fire_at is not None:
+            put["firing"] = {"fireAt": fire.fire_at, "at": now, "by": owner}
+        if fire.skipped:
+            update["$inc"] = {f"skipped.{reason}": count for reason, count in fire.skipped.items()}
+        if not put:
+            del update["$set"]
+        return update
+
+    async def take_over(self, schedule: Schedule, by: str) -> Schedule | None:
+        firing = schedule.firing
+        if firing is None:
+            return None
+        document = await self._database.once(
+            lambda: self._schedules.find_one_and_update(
+                {"_id": schedule.id, "firing.fireAt": firing.fire_at, "firing.at": firing.at, "firing.by": firing.by},
+                {"$set": {"firing.at": self._clock.now(), "firing.by": f"{by}/{uuid4().hex[:12]}"}},
+                return_document=ReturnDocument.AFTER,
+            )
+        )
+        return schedule_from(document) if document is not None else None
+
+    async def end_fires(self, ends: Sequence[FireEnd]) -> None:
+        operations = [self._end(end) for end in ends if end.schedule.firing is not None]
+        if operations:
+            await self._database.repeat(lambda: self._schedules.bulk_write(operations, ordered=False))
+
+    @staticmethod
+    def _end(end: FireEnd) -> UpdateOne:
+        firing = end.schedule.firing
+        assert firing is not None
+        update: Document = {"$unset": {"firing": ""}}
+        if end.task_id is not None:
+            update["$set"] = {"lastFireAt": firing.fire_at, "lastTaskId": end.task_id}
+        if end.skipped:
+            update["$inc"] = {f"skipped.{reason}": count for reason, count in end.skipped.items()}
+        return UpdateOne(
+            {
+                "_id": end.schedule.id,
+                "firing.fireAt": firing.fire_at,
+                "firing.at": firing.at,
+                "firing.by": firing.by,
+            },
+            update,
+        )
+
+    async def record_runs(self, ends: Sequence[RunEnd]) -> None:
+        operations = []
+        for end in ends:
+            put: Document = {"lastStatus": end.status.value, "lastDurationMs": end.duration_ms, "lastEndedAt": end.at}
+            update: Document = {"$set": put}
+            if end.status is TaskStatus.COMPLETED:
+                update["$max"] = {"lastSuccessAt": end.at}
+            older = {"$or": [{"lastEndedAt": {"$exists": False}}, {"lastEndedAt": {"$lte": end.at}}]}
+            operations.append(UpdateOne({"_id": end.schedule_id, **older}, update))
+        await self._database.repeat(lambda: self._schedules.bulk_write(operations, ordered=False))

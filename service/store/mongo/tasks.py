@@ -1,0 +1,244 @@
+"""Creation, cancellation, replay, reading."""
+
+import json
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Collection, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from pymongo import ReturnDocument
+from pymongo.errors import BulkWriteError, DuplicateKeyError
+
+from schemas.task import Task, TaskStatus
+from service.clock import StoreClock
+from service.errors import Conflict, InvalidInput, NotFound, PayloadRefused
+from service.store.mongo.claims import note_request
+from service.store.mongo.database import UNSTORABLE, Database, Document
+from service.store.mongo.documents import history_push, task_document, task_from, tasks_from
+from service.store.port import Created, Deduplicated, Page, TaskFilter, Tasks
+
+
+class MongoTasks(Tasks):
+    """Inserts are idempotent by id, so they are repeated while the store is away."""
+
+    def __init__(self, database: Database, clock: StoreClock) -> None:
+        self._database, self._tasks, self._clock = database, database.tasks, clock
+
+    async def create(self, tasks: Sequence[Task], *, ask_again: bool = True, transaction: Any = None) -> list[Created]:
+        try:
+            if transaction is not None:
+                return [await self._create_inside(task, transaction, ask_again) for task in tasks]
+            refused = await self._insert([task_document(task) for task in tasks])
+        except UNSTORABLE as error:
+            raise PayloadRefused("taskBody", str(error)[:80], "cannot be stored", "send plain JSON") from None
+        answers = []
+        for index, task in enumerate(tasks):
+            by = refused.get(index)
+            answers.append(Created(task, created=True) if by is None else await self._not_created(task, by, ask_again))
+        return answers
+
+    async def _insert(self, documents: list[Document]) -> dict[int, str]:
+        """Insert what is new; index → the key that refused it, for the others."""
+
+        async def insert() -> dict[int, str]:
+            try:
+                await self._tasks.insert_many(documents, ordered=False)
+            except BulkWriteError as error:
+                details = error.details or {}
+                problems = details.get("writeErrors", [])
+                if details.get("writeConcernErrors") or any(problem["code"] != 11000 for problem in problems):
+                    raise
+                return {problem["index"]: next(iter(problem["keyPattern"])) for problem in problems}
+            return {}
+
+        return await self._database.repeat(insert)
+
+    async def _not_created(self, task: Task, by: str, ask_again: bool) -> Created:
+        while True:
+            if by == "_id":
+                stored = await self.get(task.id)
+                if stored is not None:
+                    return Created(stored, created=False, by="id")
+            elif task.live_key is not None:
+                noted = await note_request(
+                    self._database, self._clock, task.live_key, asked_by=task.id, ask_again=ask_again
+                )
+                stored = await self.get(noted.by if isinstance(noted, Deduplicated) else task.id)
+                if noted is not None and stored is not None:
+                    return Created(stored, created=False, by="live_key")
+            # What refused it is gone: try again (P4).
+            refused = await self._insert([task_document(task)])
+            if not refused:
+                return Created(task, created=True)
+            by = refused[0]
+
+    async def _create_inside(self, task: Task, session: Any, ask_again: bool) -> Created:
+        """In the caller's transaction, where a duplicate key would abort everything: look first, then insert."""
+        try:
+            stored = await self._tasks.find_one({"_id": task.id}, session=session)
+            if stored is not None:
+                return Created(task_from(stored), created=False, by="id")
+            if task.live_key is not None:
+                live = await self._tasks.find_one({"liveKey": task.live_key}, session=session)
+                if live is not None and live["status"] == "running" and ask_again:
+                    live = await self._tasks.find_one_and_update(
+                        {"_id": live["_id"], "status": "running"}, {"$set": {"again": True}}, session=session
+                    )
+                if live is not None:
+                    return Created(task_from(live), created=False, by="live_key")
+            await self._tasks.insert_one(task_document(task), session=session)
+        except DuplicateKeyError as error:
+            raise Conflict(f"another transaction created {task.id} or its live key; repeat yours") from error
+        # Other errors carry labels that the caller's with_transaction needs: they pass as they are.
+        return Created(task, created=True)
+
+    async def get(self, task_id: str) -> Task | None:
+        document = await self._database.repeat(lambda: self._tasks.find_one({"_id": task_id}))
+        return task_from(document) if document is not None else None
+
+    async def get_many(self, task_ids: Collection[str]) -> dict[str, Task]:
+        async def read() -> dict[str, Task]:
+            cursor = self._tasks.find({"_id": {"$in": list(task_ids)}})
+            return {document["_id"]: task_from(document) async for document in cursor}
+
+        return await self._database.repeat(read)
+
+    async def cancel(self, task_id: str, reason: str) -> Task:
+        push = history_push(self._clock.now(), "cancel requested", reason=reason)
+        while True:
+            # Still pending: ends here.
+            document = await self._change(
+                {"_id": task_id, "status": "pending"},
+                {
+                    "$set": {"status": "cancelled", "reason": reason},
+                    "$currentDate": {"finishedAt": True},
+                    "$unset": {"relayAt": "", "again": ""},
+                    "$rename": {"liveKey": "endedKey"},
+                    "$push": push,
+                },
+            )
+            if document is None:
+                # Running: it is told. A request made before this one is withdrawn with it (P5).
+                document = await self._change(
+                    {"_id": task_id, "status": "running"},
+                    {"$currentDate": {"cancelRequestedAt": True}, "$unset": {"again": ""}, "$push": push},
+                )
+            if document is not None:
+                return task_from(document)
+            stored = await self.get(task_id)
+            if stored is None:
+                raise NotFound(f"there is no task {task_id!r}")
+            if stored.status.finished:
+                return stored
+
+    async def replay(self, task_id: str, relay_at: datetime) -> Task:
+        put: Document = {"status": "pending", "attempt": 0, "retryCount": 0, "retryAt": self._clock.now(), "relayAt": relay_at}
+        try:
+            document = await self._change(
+                # Not before it is on the dead-letter exchange: a late clear of relayAt would hit the replayed task (P13).
+                {"_id": task_id, "status": "failed", "relayAt": {"$exists": False}},
+                {
+                    "$set": put,
+                    "$unset": {"finishedAt": "", "again": "", "cancelRequestedAt": "", "reason": "", "progress": ""},
+                    "$rename": {"endedKey": "liveKey"},
+                    "$push": history_push(self._clock.now(), "replayed"),
+                },
+            )
+        except DuplicateKeyError:
+            raise Conflict(f"task {task_id!r} cannot be replayed: another one with its live key is pending or running") from None
+        if document is not None:
+            return task_from(document)
+        stored = await self.get(task_id)
+        if stored is None:
+            raise NotFound(f"there is no task {task_id!r}")
+        if stored.status is TaskStatus.FAILED:
+            raise Conflict(f"task {task_id!r} is not on the dead-letter exchange yet; try again in a few seconds")
+        raise Conflict(f"task {task_id!r} is {stored.status}; only a failed one can be replayed")
+
+    async def _change(self, which: Document, update: Document) -> Document | None:
+        """A compare-and-set whose repetition is harmless."""
+        return await self._database.repeat(
+            lambda: self._tasks.find_one_and_update(which, update, return_document=ReturnDocument.AFTER)
+        )
+
+    # ---- reading ---------------------------------------------------------------------------------------------------------
+
+    async def find(self, which: TaskFilter, *, limit: int, cursor: str | None = None) -> Page:
+        query, key = await self._query(which)
+        if cursor is not None:
+            at, task_id = _read_cursor(cursor)
+            # A range for the index; what is left to compare are ties.
+            query[key] = {**query.get(key, {}), "$lte": at}
+            query["$or"] = [{key: {"$lt": at}}, {"_id": {"$lt": task_id}}]
+
+        async def read() -> list[Document]:
+            found = self._tasks.find(query).sort([(key, -1), ("_id", -1)]).limit(limit + 1)
+            return await found.to_list(limit + 1)
+
+        documents = await self._database.repeat(read)
+        more = documents[limit:]
+        documents = documents[:limit]
+        last = documents[-1] if more else None
+        return Page(tasks_from(documents), _write_cursor(last[key], last["_id"]) if last else None)
+
+    async def _query(self, which: TaskFilter) -> tuple[Document, str]:
+        """The filter, and the field that orders it, so that an index serves both."""
+        query: Document = {}
+        if which.schedule_id is not None:
+            query["scheduleId"] = which.schedule_id
+            if which.status is not None:
+                query["status"] = which.status.value
+            return query, "createdAt"
+        types = [which.task_type] if which.task_type is not None else await self._types()
+        query["taskType"] = types[0] if len(types) == 1 else {"$in": types}
+        if which.tenant_id is not None:
+            query["tenantId"] = which.tenant_id
+        if which.status is None:
+            return query, "createdAt"
+        query["status"] = which.status.value
+        if which.status is TaskStatus.RUNNING:
+            query["processingAt"] = {"$gt": datetime(1970, 1, 1, tzinfo=UTC)}
+            return query, "processingAt"
+        if which.status is TaskStatus.PENDING:
+            query["relayAt"] = {"$gt": datetime(1970, 1, 1, tzinfo=UTC)}
+            return query, "relayAt"
+        query["finishedAt"] = {"$gt": datetime(1970, 1, 1, tzinfo=UTC)}
+        return query, "finishedAt"
+
+    async def _types(self) -> list[str]:
+        """Every task type there is a task of: one index key for each."""
+        return await self._database.repeat(lambda: self._tasks.distinct("taskType"))
+
+    async def counts(self) -> dict[str, dict[TaskStatus, int]]:
+        async def count(match: Document, hint: str) -> list[Document]:
+            cursor = self._tasks.aggregate(
+                [
+                    {"$match": match},
+                    {"$group": {"_id": {"type": "$taskType", "status": "$status"}, "count": {"$sum": 1}}},
+                ],
+                hint=hint,
+            )
+            return await cursor.to_list(None)
+
+        epoch = {"$gt": datetime(1970, 1, 1, tzinfo=UTC)}
+        found = await self._database.repeat(lambda: count({"finishedAt": epoch}, "finished"))
+        found += await self._database.repeat(lambda: count({"processingAt": epoch}, "stale"))
+        found += await self._database.repeat(lambda: count({"relayAt": epoch, "status": "pending"}, "relay"))
+        counts: dict[str, dict[TaskStatus, int]] = {}
+        for group in found:
+            of_type = counts.setdefault(group["_id"]["type"], {})
+            status = TaskStatus(group["_id"]["status"])
+            of_type[status] = of_type.get(status, 0) + int(group["count"])
+        return counts
+
+
+def _write_cursor(at: datetime, task_id: str) -> str:
+    return urlsafe_b64encode(json.dumps([at.isoformat(), task_id]).encode()).decode().rstrip("=")
+
+
+def _read_cursor(cursor: str) -> tuple[datetime, str]:
+    try:
+        at, task_id = json.loads(urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        return datetime.fromisoformat(at), str(task_id)
+    except (ValueError, TypeError):
+        raise InvalidInput("cursor", cursor, "is no cursor", "use the one that the last page gave") from None

@@ -1,0 +1,420 @@
+"""What the engine asks of a store. Each method is one atomic write for each document, durable (majority) when it returns.
+
+Every method raises StoreUnavailable when the store does not answer in time. Where an operation is idempotent the adapter
+has repeated it; where its outcome is unknown the adapter has read it back (P7), and StoreUnavailable then means that even
+the reading failed. Instants that order claims come from the store's clock.
+"""
+
+from abc import abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+from schemas.schedule import Schedule
+from schemas.task import Progress, Task, TaskStatus
+from schemas.worker import TaskTypeState, Worker
+from service.clock import StoreClock
+from service.states import Move, Seen
+
+# ---- claims: what a worker does with a task ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimRequest:
+    """Ask for one task."""
+
+    id: str
+    record: Task | None
+    """What to keep if nothing is kept under this id yet: a foreign message. None: made for a stored task (P2)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """Yours, until you settle it or lose it."""
+
+    task: Task
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Not yours: it runs elsewhere, is finished, is not due (relay's business), or a stored task's record is gone. Acknowledge."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deduplicated:
+    """Its live key belongs to another task, on which the request was noted. Acknowledge the message."""
+
+    by: str
+    again: bool
+    """That one runs, and will run once more."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotDone:
+    """The store went away meanwhile, and nothing happened. Requeue the message (P7)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """The store can never keep this record. Keep the message as a dead letter."""
+
+    reason: str
+
+
+ClaimAnswer = Claimed | Known | Deduplicated | NotDone | Rejected
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """One run's end, to be written."""
+
+    id: str
+    token: str
+    move: Move
+    seen: Seen
+    """What the move assumes."""
+    retry_at: datetime | None = None
+    relay_at: datetime | None = None
+    result: Any = None
+    worker: str = ""
+    fence: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """Written (now, or by an earlier try whose reply was lost)."""
+
+    status: TaskStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """Still yours, but asked for again or to be cancelled meanwhile: take the other outcome."""
+
+    seen: Seen
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The claim was lost; nothing was written but a line of history."""
+
+
+SettleAnswer = Settled | Changed | Refused
+
+
+class Claims(Protocol):
+    """Run-owned writes: each names the claim it belongs to."""
+
+    @abstractmethod
+    async def claim(self, requests: Sequence[ClaimRequest], worker: str) -> list[ClaimAnswer]:
+        """Claim many at once, answers in order (P1, P2, P4, P8). Ids must be distinct.
+
+        Eligible is ``{_id, status: pending, retryAt ≤ now}``. A claimed task is running, has a new token, ``processingAt`` and
+        ``startedAt`` by the store's clock, fence and attempt incremented, no ``relayAt``, no ``again``. Nothing leaves running here.
+        """
+
+    @abstractmethod
+    async def settle(self, settlements: Sequence[Settlement]) -> list[SettleAnswer]:
+        """End many runs at once, answers in order (P5, P6, P7, P8). Filters ``{_id, status: running, claimToken}`` and what the
+        move assumes of ``again`` and the cancel request."""
+
+    @abstractmethod
+    async def save(self, task_id: str, token: str, *, progress: Progress | None, checkpoint: Any, keep_checkpoint: bool) -> bool:
+        """Write progress, and the checkpoint if ``keep_checkpoint``, of a live claim; False: the claim is lost."""
+
+    @abstractmethod
+    def heartbeat(self) -> "HeartbeatLink":
+        """A link of its own for the heartbeat thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """What a worker tells."""
+
+    worker: Worker
+    claims: Mapping[str, str]
+    """Task id → token of each live claim."""
+    markers: Mapping[str, datetime]
+    """Task type → newest relay marker seen since the last beat."""
+
+
+@dataclass(frozen=True, slots=True)
+class BeatReply:
+    """What a worker hears."""
+
+    lost: frozenset[str]
+    """Ids whose claim is not this worker's any more."""
+    cancel: frozenset[str]
+    """Ids that were asked to stop."""
+    paused: frozenset[str]
+    """Task types that are paused."""
+
+
+class HeartbeatLink(Protocol):
+    """Synchronous, for one thread; its own connection to the store."""
+
+    @abstractmethod
+    def beat(self, beat: Beat) -> BeatReply:
+        """Renew all claims in one write by the store's clock, report markers, note the worker. Raises StoreUnavailable."""
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+
+# ---- tasks: what everybody else does with them --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """The answer to one creation."""
+
+    task: Task
+    """What is stored under the id, or the live task that took the request."""
+    created: bool
+    by: str | None = None
+    """Why not: ``id``, or ``live_key``."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFilter:
+    """Which tasks to list; None: any."""
+
+    status: TaskStatus | None = None
+    task_type: str | None = None
+    schedule_id: str | None = None
+    tenant_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some tasks, newest first, and where the next page starts; None: nowhere."""
+
+    tasks: list[Task]
+    cursor: str | None
+
+
+class Tasks(Protocol):
+    """Creation, cancellation, replay, and reading."""
+
+    @abstractmethod
+    async def create(self, tasks: Sequence[Task], *, ask_again: bool = True, transaction: Any = None) -> list[Created]:
+        """Insert pending tasks, answers in order. A known id is a no-op (P4). A taken live key is noted on its owner: nothing to do if that is
+        pending, ``again`` if it runs and ``ask_again`` is set; if it ended meanwhile the insert is tried again.
+
+        ``transaction`` is the caller's own session with an open transaction: the inserts join it (P16).
+        """
+
+    @abstractmethod
+    async def get(self, task_id: str) -> Task | None: ...
+
+    @abstractmethod
+    async def get_many(self, task_ids: Collection[str]) -> dict[str, Task]: ...
+
+    @abstractmethod
+    async def cancel(self, task_id: str, reason: str) -> Task:
+        """Pending: cancelled at once. Running: asked to stop, and ``again`` unset (P5). Finished: unchanged. Returns it as it then is.
+        Raises NotFound."""
+
+    @abstractmethod
+    async def replay(self, task_id: str, relay_at: datetime) -> Task:
+        """A dead letter back to pending with fresh attempts, history kept (P13).
+
+        Raises NotFound; Conflict when it is no dead letter, is not on the dead-letter exchange yet, or its live key is taken.
+        """
+
+    @abstractmethod
+    async def find(self, which: TaskFilter, *, limit: int, cursor: str | None = None) -> Page:
+        """Newest first; by creation, or with a status by when it got there. Raises InvalidInput for a cursor that is none."""
+
+    @abstractmethod
+    async def counts(self) -> dict[str, dict[TaskStatus, int]]:
+        """Task type → status → how many."""
+
+
+# ---- upkeep: what the scheduler does with them --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RelayMove:
+    """Compare-and-set of ``relayAt`` (P11)."""
+
+    task: Task
+    """As read: id, status and relay_at are compared."""
+    relay_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """What prune may take: nothing younger than the window (P14)."""
+
+    window: timedelta
+    completed: timedelta
+    dead: timedelta
+    keep_completed: int
+
+
+class Upkeep(Protocol):
+    """Relay, rescue, prune: any number of schedulers at once."""
+
+    @abstractmethod
+    async def relay_heads(self) -> dict[str, datetime]:
+        """Task type → the smallest ``relayAt`` of its pending tasks. One index key for each type."""
+
+    @abstractmethod
+    async def relay_due(self, task_type: str, now: datetime, limit: int) -> list[Task]:
+        """Pending tasks of a type with ``relayAt ≤ now``, oldest first."""
+
+    @abstractmethod
+    async def dead_due(self, now: datetime, limit: int) -> list[Task]:
+        """Dead letters of any type that are not on their exchange yet, with ``relayAt ≤ now``, oldest first."""
+
+    @abstractmethod
+    async def relay_move(self, moves: Sequence[RelayMove]) -> list[bool]:
+        """Which of the compare-and-sets hold. Relay publishes only those, afterwards."""
+
+    @abstractmethod
+    async def give_up(self, task: Task, reason: str, message: str, relay_at: datetime) -> bool:
+        """A pending task becomes a dead letter, by compare-and-set on its ``relayAt``."""
+
+    @abstractmethod
+    async def put_dead(self, task: Task) -> bool:
+        """Keep a message that is no task as a dead letter; False: kept before."""
+
+    @abstractmethod
+    async def stale_claims(self, stale_after: timedelta, limit: int) -> tuple[list[Task], datetime | None]:
+        """Claims not renewed for ``stale_after``, oldest first; and when the next one will be stale if nobody renews it."""
+
+    @abstractmethod
+    async def rescue(self, task: Task, move: Move, stale_after: timedelta, relay_at: datetime | None) -> bool:
+        """Take a stale claim away: token, attempt, again, cancel request as read, and still stale by the store's clock (P9)."""
+
+    @abstractmethod
+    async def rescue_workers(self, dead: Collection[str]) -> int:
+        """Make the claims of these workers stale at once: embedded mode knows that their processes are gone."""
+
+    @abstractmethod
+    async def prune(self, retention: Retention, now: datetime, limit: int) -> dict[str, int]:
+        """Delete what nobody needs, at most ``limit`` at a time, repeating status and age in the delete (P14). Status → how many."""
+
+    @abstractmethod
+    async def type_states(self) -> dict[str, TaskTypeState]: ...
+
+    @abstractmethod
+    async def take_marker(self, task_type: str, now: datetime) -> bool:
+        """May the caller send a marker now? Only if none is outstanding, or the last is a minute old; by compare-and-set (P12)."""
+
+    @abstractmethod
+    async def set_paused(self, task_type: str, paused: bool) -> None: ...
+
+
+# ---- schedules ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class FireClaim:
+    """Start one fire: compare-and-set of ``{_id, revision, enabled, nextFireAt, firing: null}`` (P17)."""
+
+    schedule: Schedule
+    """As read."""
+    fire_at: datetime | None
+    """None: every due instant was a misfire; only the next time is set."""
+    next_fire_at: datetime | None
+    skipped: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class FireEnd:
+    """Finish one fire: clears ``firing`` by its instant, time and owner."""
+
+    schedule: Schedule
+    """With ``firing`` as held."""
+    task_id: str | None
+    skipped: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnd:
+    """How a scheduled task ended."""
+
+    schedule_id: str
+    task_id: str
+    status: TaskStatus
+    at: datetime
+    duration_ms: int
+
+
+class Schedules(Protocol):
+    """Schedules and their fires: any number of schedulers at once."""
+
+    @abstractmethod
+    async def all(self) -> list[Schedule]: ...
+
+    @abstractmethod
+    async def get(self, schedule_id: str) -> Schedule | None: ...
+
+    @abstractmethod
+    async def write(self, put: Sequence[Schedule], delete: Sequence[Schedule] = ()) -> None:
+        """Create or replace by compare-and-set on ``revision`` (0: must not exist), all or nothing. What the engine keeps of a schedule
+        (``firing``, last runs, counts) stays. Raises Conflict."""
+
+    @abstractmethod
+    async def upcoming(self, limit: int) -> list[Schedule]:
+        """Enabled schedules without an open ``firing``, soonest first."""
+
+    @abstractmethod
+    async def begin_fires(self, fires: Sequence[FireClaim], by: str) -> list[Schedule]:
+        """Those that were won, as they now are (with ``firing``), in no order."""
+
+    @abstractmethod
+    async def open_fires(self) -> list[Schedule]:
+        """Schedules with a ``firing``, oldest first."""
+
+    @abstractmethod
+    async def take_over(self, schedule: Schedule, by: str) -> Schedule | None:
+        """Take over a stale ``firing`` by compare-and-set on its time and owner (P18)."""
+
+    @abstractmethod
+    async def end_fires(self, ends: Sequence[FireEnd]) -> None: ...
+
+    @abstractmethod
+    async def record_runs(self, ends: Sequence[RunEnd]) -> None:
+        """Note how scheduled tasks ended; an older run never overwrites a newer one."""
+
+
+class Workers(Protocol):
+    """Who is there."""
+
+    @abstractmethod
+    async def alive(self, seen_since: datetime) -> list[Worker]: ...
+
+    @abstractmethod
+    async def forget(self, worker_id: str) -> None: ...
+
+    @abstractmethod
+    async def prune(self, seen_before: datetime) -> int: ...
+
+
+class Store(Protocol):
+    """The whole port."""
+
+    clock: StoreClock
+    claims: Claims
+    tasks: Tasks
+    upkeep: Upkeep
+    schedules: Schedules
+    workers: Workers
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Connect, check the server (version, replica set), create what is missing (indexes), set the clock.
+
+        Raises StoreUnavailable, or ConfigError with the fix when the server cannot serve.
+        """
+
+    @abstractmethod
+    async def close(self) -> None: ...
+
+    @abstractmethod
+    async def sync_clock(self) -> None:
+        """Look at the server's clock; also a round trip. Raises StoreUnavailable."""

@@ -1,0 +1,95 @@
+"""Fixtures over the real servers. A server that is missing is an error, never a skip."""
+
+import secrets
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pymongo
+import pytest
+
+from tests.servers import MongoServer, RabbitServer, Server
+
+DatabaseClient = pymongo.MongoClient[dict[str, Any]]
+
+
+def pytest_configure() -> None:
+    """A cancelled run ends like an interrupted one: with its fixtures undone."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+@dataclass
+class Servers:
+    mongo: MongoServer
+    rabbit: RabbitServer
+
+
+@pytest.fixture(scope="session")
+def servers(request: pytest.FixtureRequest) -> Iterator[Servers]:
+    """Both servers; those that this run is going to need boot side by side."""
+    needed = {name for item in request.session.items for name in getattr(item, "fixturenames", ())}
+    with ExitStack() as undo:
+        folder = Path(undo.enter_context(TemporaryDirectory(prefix="verger-tests-", ignore_cleanup_errors=True)))
+        mongo, rabbit = MongoServer(folder / "mongo"), RabbitServer(folder / "rabbit")
+        starting: list[tuple[str, Server]] = [("mongo_server", mongo), ("rabbit_server", rabbit)]
+        for fixture, server in starting:
+            undo.callback(server.stop)
+            if fixture in needed:
+                server.spawn()
+        yield Servers(mongo, rabbit)
+
+
+@pytest.fixture
+async def mongo_server(servers: Servers) -> AsyncIterator[MongoServer]:
+    """The server itself, for tests that kill or freeze it; it serves again before the next test."""
+    await servers.mongo.ready()
+    yield servers.mongo
+    await servers.mongo.heal()
+
+
+@pytest.fixture
+async def rabbit_server(servers: Servers) -> AsyncIterator[RabbitServer]:
+    """The broker itself, for tests that kill or freeze it; it serves again before the next test."""
+    await servers.rabbit.ready()
+    yield servers.rabbit
+    await servers.rabbit.heal()
+
+
+@pytest.fixture
+def mongo_url(mongo_server: MongoServer) -> str:
+    return mongo_server.url
+
+
+@pytest.fixture
+def amqp_url(rabbit_server: RabbitServer) -> str:
+    return rabbit_server.url
+
+
+@pytest.fixture(scope="session")
+def database_client(servers: Servers) -> Iterator[DatabaseClient]:
+    with pymongo.MongoClient[dict[str, Any]](servers.mongo.url) as client:
+        yield client
+
+
+@pytest.fixture
+async def database(mongo_server: MongoServer, database_client: DatabaseClient) -> AsyncIterator[str]:
+    """A name of its own; all databases whose names begin with it are dropped afterwards."""
+    name = f"test_{secrets.token_hex(4)}"
+    yield name
+    await mongo_server.heal()
+    for each in database_client.list_database_names():
+        if each.startswith(name):
+            database_client.drop_database(each)
+
+
+@pytest.fixture
+async def prefix(rabbit_server: RabbitServer) -> AsyncIterator[str]:
+    """A topology prefix of its own; its queues and exchanges are deleted afterwards."""
+    name = f"test-{secrets.token_hex(4)}"
+    yield name
+    await rabbit_server.heal()
+    await rabbit_server.delete(name)

@@ -1,0 +1,378 @@
+"""Schedule text to instants: tables of expressions, clock changes and errors."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from time import perf_counter
+from zoneinfo import ZoneInfo
+
+import pytest
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from apscheduler.triggers.base import BaseTrigger
+
+from service.errors import InvalidSchedule
+from service.triggers import MAX_TEXT, parse_schedule
+
+NEW_YORK, BERLIN, LORD_HOWE, HAVANA = "America/New_York", "Europe/Berlin", "Australia/Lord_Howe", "America/Havana"
+SECOND, MINUTE = timedelta(seconds=1), timedelta(minutes=1)
+
+
+def instant(text: str) -> datetime:
+    return datetime.fromisoformat(text).astimezone(UTC)
+
+
+# Each row: schedule, an instant, the fires strictly after it. 2026-01-01 is a Thursday.
+IN_UTC = [
+    # minutes and hours
+    ("* * * * *", "2026-01-01T00:00:00Z", "2026-01-01T00:01:00Z 2026-01-01T00:02:00Z"),
+    ("* * * * *", "2026-01-01T00:00:00.001Z", "2026-01-01T00:01:00Z"),
+    ("* * * * *", "2025-12-31T23:59:59.999Z", "2026-01-01T00:00:00Z"),
+    ("* * * * *", "2026-01-01T01:00:00+01:00", "2026-01-01T00:01:00Z"),
+    ("5 * * * *", "2026-01-01T00:05:00Z", "2026-01-01T01:05:00Z 2026-01-01T02:05:00Z"),
+    ("*/15 * * * *", "2026-01-01T00:07:00Z", "2026-01-01T00:15:00Z 2026-01-01T00:30:00Z"),
+    ("*/25 * * * *", "2026-01-01T00:40:00Z", "2026-01-01T00:50:00Z 2026-01-01T01:00:00Z 2026-01-01T01:25:00Z"),
+    ("*/60 * * * *", "2026-01-01T00:40:00Z", "2026-01-01T01:00:00Z 2026-01-01T02:00:00Z"),
+    ("5/20 * * * *", "2026-01-01T00:00:00Z", "2026-01-01T00:05:00Z 2026-01-01T00:25:00Z 2026-01-01T00:45:00Z"),
+    ("10-20/5 * * * *", "2026-01-01T00:11:00Z", "2026-01-01T00:15:00Z 2026-01-01T00:20:00Z 2026-01-01T01:10:00Z"),
+    ("0,30,45 * * * *", "2026-01-01T00:30:00Z", "2026-01-01T00:45:00Z 2026-01-01T01:00:00Z"),
+    ("1-2,58-59 * * * *", "2026-01-01T00:02:00Z", "2026-01-01T00:58:00Z 2026-01-01T00:59:00Z 2026-01-01T01:01:00Z"),
+    ("05 09 * * *", "2026-01-01T00:00:00Z", "2026-01-01T09:05:00Z 2026-01-02T09:05:00Z"),
+    ("30 2 * * *", "2026-01-01T02:30:00Z", "2026-01-02T02:30:00Z"),
+    ("0 */8 * * *", "2026-01-01T01:00:00Z", "2026-01-01T08:00:00Z 2026-01-01T16:00:00Z 2026-01-02T00:00:00Z"),
+    ("0 9-17/4 * * *", "2026-01-01T10:00:00Z", "2026-01-01T13:00:00Z 2026-01-01T17:00:00Z 2026-01-02T09:00:00Z"),
+    ("0 22-23,0-1 * * *", "2026-01-01T22:30:00Z", "2026-01-01T23:00:00Z 2026-01-02T00:00:00Z 2026-01-02T01:00:00Z"),
+    ("*/30 23 * * *", "2026-01-01T23:30:00Z", "2026-01-02T23:00:00Z 2026-01-02T23:30:00Z"),
+    ("  0   6\t* * *  ", "2026-01-01T00:00:00Z", "2026-01-01T06:00:00Z"),
+    # seconds
+    ("* * * * * *", "2026-01-01T00:00:00.5Z", "2026-01-01T00:00:01Z 2026-01-01T00:00:02Z"),
+    ("*/20 * * * * *", "2026-01-01T00:00:21Z", "2026-01-01T00:00:40Z 2026-01-01T00:01:00Z"),
+    ("30 */5 * * * *", "2026-01-01T00:00:30Z", "2026-01-01T00:05:30Z 2026-01-01T00:10:30Z"),
+    ("0,59 59 23 * * *", "2026-01-01T23:59:30Z", "2026-01-01T23:59:59Z 2026-01-02T23:59:00Z"),
+    ("15 0 0 1 1 *", "2026-01-01T00:00:15Z", "2027-01-01T00:00:15Z"),
+    # weekdays
+    ("0 0 * * 0", "2026-01-01T00:00:00Z", "2026-01-04T00:00:00Z 2026-01-11T00:00:00Z"),
+    ("0 0 * * 7", "2026-01-01T00:00:00Z", "2026-01-04T00:00:00Z 2026-01-11T00:00:00Z"),
+    ("0 0 * * sun", "2026-01-01T00:00:00Z", "2026-01-04T00:00:00Z 2026-01-11T00:00:00Z"),
+    ("0 0 * * 0,7", "2026-01-01T00:00:00Z", "2026-01-04T00:00:00Z 2026-01-11T00:00:00Z"),
+    ("0 0 * * 1", "2026-01-01T00:00:00Z", "2026-01-05T00:00:00Z"),
+    ("0 0 * * MON", "2026-01-01T00:00:00Z", "2026-01-05T00:00:00Z"),
+    ("0 0 * * 5-7", "2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z 2026-01-03T00:00:00Z 2026-01-04T00:00:00Z"),
+    ("0 9 * * 1-5", "2026-01-01T09:00:00Z", "2026-01-02T09:00:00Z 2026-01-05T09:00:00Z"),
+    ("0 9 * * mon-fri", "2026-01-02T09:00:00Z", "2026-01-05T09:00:00Z"),
+    ("0 9 * * Mon-Fri/2", "2026-01-01T09:00:00Z", "2026-01-02T09:00:00Z 2026-01-05T09:00:00Z 2026-01-07T09:00:00Z"),
+    ("0 9 * * sat,SUN", "2026-01-01T09:00:00Z", "2026-01-03T09:00:00Z 2026-01-04T09:00:00Z 2026-01-10T09:00:00Z"),
+    ("0 9 * * sun-tue", "2026-01-01T09:00:00Z", "2026-01-04T09:00:00Z 2026-01-05T09:00:00Z 2026-01-06T09:00:00Z"),
+    ("0 0 * * */2", "2026-01-01T00:00:00Z", "2026-01-03T00:00:00Z 2026-01-04T00:00:00Z 2026-01-06T00:00:00Z"),
+    ("0 0 * * 5L", "2026-01-01T00:00:00Z", "2026-01-30T00:00:00Z 2026-02-27T00:00:00Z"),
+    ("0 0 * * friL", "2026-01-01T00:00:00Z", "2026-01-30T00:00:00Z 2026-02-27T00:00:00Z"),
+    ("0 0 * * 2#2", "2026-01-01T00:00:00Z", "2026-01-13T00:00:00Z 2026-02-10T00:00:00Z"),
+    ("0 0 * * tue#2,tue#4", "2026-01-01T00:00:00Z", "2026-01-13T00:00:00Z 2026-01-27T00:00:00Z"),
+    # day-of-month or day-of-week; and if one begins with *
+    ("0 0 13 * fri", "2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z 2026-01-09T00:00:00Z 2026-01-13T00:00:00Z"),
+    ("0 0 1,15 * 1", "2026-01-01T00:00:00Z", "2026-01-05T00:00:00Z 2026-01-12T00:00:00Z 2026-01-15T00:00:00Z"),
+    ("0 0 13 * *", "2026-01-01T00:00:00Z", "2026-01-13T00:00:00Z 2026-02-13T00:00:00Z"),
+    ("0 0 */2 * fri", "2026-01-01T00:00:00Z", "2026-01-09T00:00:00Z 2026-01-23T00:00:00Z"),
+    ("0 0 13 * */5", "2026-01-01T00:00:00Z", "2026-02-13T00:00:00Z 2026-03-13T00:00:00Z 2026-09-13T00:00:00Z"),
+    # months, their ends, leap days
+    ("0 0 1 jan *", "2026-01-01T00:00:00Z", "2027-01-01T00:00:00Z"),
+    ("0 0 1 Mar,jUn *", "2026-01-01T00:00:00Z", "2026-03-01T00:00:00Z 2026-06-01T00:00:00Z 2027-03-01T00:00:00Z"),
+    ("0 0 1 */4 *", "2026-01-01T00:00:00Z", "2026-05-01T00:00:00Z 2026-09-01T00:00:00Z"),
+    ("0 0 1 jan-mar/2 *", "2026-01-01T00:00:00Z", "2026-03-01T00:00:00Z 2027-01-01T00:00:00Z"),
+    ("0 0 30 * *", "2026-01-30T00:00:00Z", "2026-03-30T00:00:00Z"),
+    ("0 0 31 * *", "2026-01-31T00:00:00Z", "2026-03-31T00:00:00Z 2026-05-31T00:00:00Z 2026-07-31T00:00:00Z"),
+    ("59 23 L * *", "2026-01-31T23:59:00Z", "2026-02-28T23:59:00Z 2026-03-31T23:59:00Z 2026-04-30T23:59:00Z"),
+    ("0 0 L 2 *", "2026-03-01T00:00:00Z", "2027-02-28T00:00:00Z 2028-02-29T00:00:00Z"),
+    ("0 0 1,L * *", "2026-02-01T00:00:00Z", "2026-02-28T00:00:00Z 2026-03-01T00:00:00Z 2026-03-31T00:00:00Z"),
+    ("0 0 LW * *", "2026-01-01T00:00:00Z", "2026-01-30T00:00:00Z 2026-02-27T00:00:00Z 2026-03-31T00:00:00Z"),
+    ("0 0 29 2 *", "2026-01-01T00:00:00Z", "2028-02-29T00:00:00Z 2032-02-29T00:00:00Z"),
+    ("0 0 29 2 *", "2096-02-29T00:00:00Z", "2104-02-29T00:00:00Z"),
+    ("0 0 29 2 */7", "2088-02-29T00:00:00Z", "2128-02-29T00:00:00Z"),
+    ("59 59 23 31 12 *", "2026-01-01T00:00:00Z", "2026-12-31T23:59:59Z 2027-12-31T23:59:59Z"),
+    # names
+    ("@hourly", "2026-01-01T00:00:00Z", "2026-01-01T01:00:00Z 2026-01-01T02:00:00Z"),
+    ("@daily", "2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"),
+    ("@midnight", "2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"),
+    ("@weekly", "2026-01-01T00:00:00Z", "2026-01-04T00:00:00Z 2026-01-11T00:00:00Z"),
+    ("@monthly", "2026-01-01T00:00:00Z", "2026-02-01T00:00:00Z 2026-03-01T00:00:00Z"),
+    ("@yearly", "2026-01-01T00:00:00Z", "2027-01-01T00:00:00Z"),
+    (" @Annually ", "2026-01-01T00:00:00Z", "2027-01-01T00:00:00Z"),
+    # periods, counted from 1970
+    ("@every 30s", "2026-01-01T00:00:01Z", "2026-01-01T00:00:30Z 2026-01-01T00:01:00Z"),
+    ("@every 1500ms", "2026-01-01T00:00:00Z", "2026-01-01T00:00:01.500Z 2026-01-01T00:00:03Z"),
+    ("@every PT10M", "2026-01-01T00:10:00Z", "2026-01-01T00:20:00Z"),
+    ("@EVERY 1h30m", "1970-01-01T00:00:00Z", "1970-01-01T01:30:00Z 1970-01-01T03:00:00Z"),
+    ("@every 7d", "2026-01-02T00:00:00Z", "2026-01-08T00:00:00Z 2026-01-15T00:00:00Z"),
+]
+
+# The hour field begins with *: elapsed time counts. Clocks: New York 8 March and 1 November, Berlin 29 March and
+# 25 October, Lord Howe (by half an hour) 5 April and 4 October, Havana (at midnight) 8 March and 1 November.
+BY_ELAPSED_TIME = [
+    ("0 * * * *", NEW_YORK, "2026-03-08T01:00:00-05:00", "2026-03-08T03:00:00-04:00 2026-03-08T04:00:00-04:00"),
+    ("0 * * * *", NEW_YORK, "2026-11-01T01:00:00-04:00", "2026-11-01T01:00:00-05:00 2026-11-01T02:00:00-05:00"),
+    ("*/30 * * * *", NEW_YORK, "2026-11-01T01:15:00-04:00", "2026-11-01T01:30:00-04:00 2026-11-01T01:00:00-05:00"),
+    ("* * * * *", NEW_YORK, "2026-03-08T01:58:59-05:00", "2026-03-08T01:59:00-05:00 2026-03-08T03:00:00-04:00"),
+    ("30 * * * * *", BERLIN, "2026-10-25T02:59:00+02:00", "2026-10-25T02:59:30+02:00 2026-10-25T02:00:30+01:00"),
+    ("0 * * * *", BERLIN, "2026-10-25T02:00:00+02:00", "2026-10-25T02:00:00+01:00 2026-10-25T03:00:00+01:00"),
+    ("@hourly", BERLIN, "2026-03-29T01:00:00+01:00", "2026-03-29T03:00:00+02:00"),
+    ("0 */2 * * *", BERLIN, "2026-03-29T00:00:00+01:00", "2026-03-29T04:00:00+02:00"),
+    ("0 */2 * * *", BERLIN, "2026-10-25T02:00:00+02:00", "2026-10-25T02:00:00+01:00 2026-10-25T04:00:00+01:00"),
+    ("0 * 25 10 *", BERLIN, "2025-10-26T12:00:00+01:00", "2026-10-25T00:00:00+02:00 2026-10-25T01:00:00+02:00"),
+    ("45 * * * *", LORD_HOWE, "2026-04-05T01:45:00+11:00", "2026-04-05T01:45:00+10:30 2026-04-05T02:45:00+10:30"),
+    ("15 * * * *", LORD_HOWE, "2026-04-05T01:15:00+11:00", "2026-04-05T02:15:00+10:30"),
+    ("15 * * * *", LORD_HOWE, "2026-10-04T01:15:00+10:30", "2026-10-04T03:15:00+11:00"),
+    ("@every 1h", NEW_YORK, "2026-03-08T01:00:00-05:00", "2026-03-08T03:00:00-04:00 2026-03-08T04:00:00-04:00"),
+]
+# It does not: the fire belongs to a time of the day.
+BY_TIME_OF_DAY = [
+    ("30 2 * * *", NEW_YORK, "2026-03-07T02:30:00-05:00", "2026-03-08T03:00:00-04:00 2026-03-09T02:30:00-04:00"),
+    ("45 30 2 * * *", NEW_YORK, "2026-03-07T03:00:00-05:00", "2026-03-08T03:00:00-04:00 2026-03-09T02:30:45-04:00"),
+    ("0 2,3 * * *", NEW_YORK, "2026-03-08T00:00:00-05:00", "2026-03-08T03:00:00-04:00 2026-03-09T02:00:00-04:00"),
+    ("*/10 2 * * *", NEW_YORK, "2026-03-08T00:00:00-05:00", "2026-03-08T03:00:00-04:00 2026-03-09T02:00:00-04:00"),
+    ("30 2 * * *", NEW_YORK, "2026-03-08T03:00:00-04:00", "2026-03-09T02:30:00-04:00"),
+    ("30 1 * * *", NEW_YORK, "2026-10-31T01:30:00-04:00", "2026-11-01T01:30:00-04:00 2026-11-02T01:30:00-05:00"),
+    ("0 30 1 * * *", NEW_YORK, "2026-10-31T01:30:00-04:00", "2026-11-01T01:30:00-04:00 2026-11-02T01:30:00-05:00"),
+    ("30 1 * * *", NEW_YORK, "2026-11-01T01:10:00-05:00", "2026-11-02T01:30:00-05:00"),
+    ("*/30 1-2 * * *", NEW_YORK, "2026-11-01T01:00:00-04:00", "2026-11-01T01:30:00-04:00 2026-11-01T02:00:00-05:00"),
+    ("30 2 * * *", BERLIN, "2026-03-28T02:30:00+01:00", "2026-03-29T03:00:00+02:00 2026-03-30T02:30:00+02:00"),
+    ("30 2 * * *", BERLIN, "2026-10-24T02:30:00+02:00", "2026-10-25T02:30:00+02:00 2026-10-26T02:30:00+01:00"),
+    ("7 30 2 * * *", BERLIN, "2026-10-24T12:00:00+02:00", "2026-10-25T02:30:07+02:00 2026-10-26T02:30:07+01:00"),
+    ("0 12 * * *", BERLIN, "2026-03-28T12:00:00+01:00", "2026-03-29T12:00:00+02:00 2026-03-30T12:00:00+02:00"),
+    ("15 2 * * *", LORD_HOWE, "2026-10-03T12:00:00+10:30", "2026-10-04T02:30:00+11:00 2026-10-05T02:15:00+11:00"),
+    ("45 1 * * *", LORD_HOWE, "2026-04-04T12:00:00+11:00", "2026-04-05T01:45:00+11:00 2026-04-06T01:45:00+10:30"),
+    ("*/10 2 * * *", LORD_HOWE, "2026-04-04T12:00:00+11:00", "2026-04-05T02:00:00+10:30 2026-04-05T02:10:00+10:30"),
+    ("@daily", HAVANA, "2026-03-07T00:00:00-05:00", "2026-03-08T01:00:00-04:00 2026-03-09T00:00:00-04:00"),
+    ("@daily", HAVANA, "2026-10-31T12:00:00-04:00", "2026-11-01T00:00:00-04:00 2026-11-02T00:00:00-05:00"),
+    ("0 6 30 12 *", "Pacific/Apia", "2011-12-29T12:00:00-10:00", "2011-12-31T00:00:00+14:00"),
+]
+
+
+@pytest.mark.parametrize(("text", "after", "fires"), IN_UTC)
+def test_a_schedule_fires_at_the_instants_it_names(text: str, after: str, fires: str) -> None:
+    expected = [instant(fire) for fire in fires.split()]
+
+    trigger = parse_schedule(text)
+
+    assert trigger.between(instant(after) + timedelta.resolution, expected[-1] + SECOND, 10) == expected
+
+
+@pytest.mark.parametrize(("text", "zone", "after", "fires"), BY_ELAPSED_TIME)
+def test_a_schedule_of_every_hour_goes_on_by_elapsed_time(text: str, zone: str, after: str, fires: str) -> None:
+    assert _next_fires(text, zone, after, fires) == fires.split()
+
+
+@pytest.mark.parametrize(("text", "zone", "after", "fires"), BY_TIME_OF_DAY)
+def test_a_time_of_day_fires_once_when_clocks_change(text: str, zone: str, after: str, fires: str) -> None:
+    assert _next_fires(text, zone, after, fires) == fires.split()
+
+
+def _next_fires(text: str, zone: str, after: str, fires: str) -> list[str]:
+    trigger = parse_schedule(text, zone)
+    found, last = [], datetime.fromisoformat(after)
+    for _ in fires.split():
+        following = trigger.next_after(last)
+        assert following is not None
+        last = following
+        found.append(last.astimezone(ZoneInfo(zone)).isoformat())
+    return found
+
+
+@pytest.mark.parametrize(
+    ("text", "zone", "fire"),
+    [
+        ("@at 2026-12-24T18:00:00Z", NEW_YORK, "2026-12-24T18:00:00Z"),
+        ("@at 2026-12-24T18:00:00.123456+01:00", "UTC", "2026-12-24T17:00:00.123Z"),
+        ("@at 2026-12-24 18:00", NEW_YORK, "2026-12-24T23:00:00Z"),
+        ("@AT  2026-07-01T09:30:00", BERLIN, "2026-07-01T07:30:00Z"),
+        ("@at 2026-11-01T01:30:00", NEW_YORK, "2026-11-01T01:30:00-04:00"),
+        ("@at 2026-03-08T02:30:00", NEW_YORK, "2026-03-08T03:00:00-04:00"),
+    ],
+)
+def test_a_single_instant_fires_once_and_is_over(text: str, zone: str, fire: str) -> None:
+    trigger = parse_schedule(text, zone)
+
+    assert trigger.next_after(instant("2026-01-01T00:00:00Z")) == instant(fire)
+    assert trigger.next_after(instant(fire)) is None
+    assert trigger.between(instant(fire), instant(fire) + SECOND, 10) == [instant(fire)]
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "says"),
+    [
+        ("60 * * * *", "minute", "'60' is outside 0-59; use 0-59"),
+        ("* 24 * * *", "hour", "'24' is outside 0-23"),
+        ("0 0 0 * *", "day-of-month", "'0' is outside 1-31"),
+        ("0 0 32 * *", "day-of-month", "'32' is outside 1-31"),
+        ("0 0 1 13 *", "month", "'13' is outside 1-12; use 1-12 or jan-dec"),
+        ("0 0 * * 8", "day-of-week", "'8' is outside 0-7; use 0-7 or sun-sat"),
+        ("61 * * * * *", "second", "'61' is outside 0-59"),
+        ("* 60 * * * *", "minute", "'60' is outside 0-59"),
+        ("99999999999999999999 * * * *", "minute", "is outside 0-59"),
+        ("0 0 1 janu *", "month", "'JANU' is not a value of this field"),
+        ("0 0 * * monday", "day-of-week", "'MONDAY' is not a value of this field; use 0-7 or sun-sat"),
+        ("mon * * * *", "minute", "'MON' is not a value of this field"),
+        ("0 0 ? * 1", "day-of-month", "'?' is not understood; write *"),
+        ("0 0 15W * *", "day-of-month", "'15W' is not a value"),
+        ("0 0 L-3 * *", "day-of-month", "'L' is not a value"),
+        ("0 0 * * L", "day-of-week", "'L' is not a value"),
+        ("0 L * * *", "hour", "'L' is not a value"),
+        ("0 0 * * 1#6", "day-of-week", "'1#6' counts weekdays of a month beyond 1-5; write 1#1"),
+        ("0 0 * * 1#0", "day-of-week", "beyond 1-5"),
+        ("0 0 * * 9L", "day-of-week", "'9' is outside 0-7"),
+        ("0 0 L/2 * *", "day-of-month", "'L' is not a value"),
+        ("-5 * * * *", "minute", "'-5' is not understood"),
+        ("1-2-3 * * * *", "minute", "'1-2-3' is not understood"),
+        ("1,,2 * * * *", "minute", "'' is not understood"),
+        ("*/ * * * *", "minute", "'*/' is not understood"),
+        ("1.5 * * * *", "minute", "'1.5' is not understood"),
+        ("*/0 * * * *", "minute", "'*/0' has a step outside 1-60; use @every"),
+        ("*/90 * * * *", "minute", "'*/90' has a step outside 1-60; use @every"),
+        ("0 */48 * * *", "hour", "'*/48' has a step outside 1-24"),
+        ("0 22-5 * * *", "hour", "'22-5' runs backwards; split it"),
+        ("0 0 * * fri-mon", "day-of-week", "'FRI-MON' runs backwards; split it"),
+        ("0 0 31 2 *", "day-of-month", "'0 0 31 2 *' names a date that never comes; use a day that the month has"),
+        ("0 0 30 2 *", "day-of-month", "never comes"),
+        ("0 0 31 4,6,9,11 *", "day-of-month", "never comes"),
+        ("0 0 */30 2 mon#5", "day-of-month", "never comes"),
+        ("0 0 */30 * mon#3", "day-of-month", "never comes"),
+        ("@every 0s", "every", "'0s' is not between 1 second and 3653 days"),
+        ("@every -5s", "every", "'-5s' is not a duration; write 90s"),
+        ("@every 999ms", "every", "is not between 1 second"),
+        ("@every 1.0005s", "every", "whole milliseconds"),
+        ("@every 4000d", "every", "is not between 1 second and 3653 days"),
+        ("@every soon", "every", "'soon' is not a duration"),
+        ("@at tomorrow", "at", "'tomorrow' is not a date with a time; write @at 2026-12-24T18:00:00Z"),
+        ("@at 2026-12-24", "at", "is not a date with a time"),
+        ("@at 2026-02-30T00:00:00Z", "at", "is not a date with a time"),
+        ("@at 0001-01-01T00:00:00+14:00", "at", "is not a date with a time"),
+    ],
+)
+def test_a_wrong_part_is_named_with_the_reason_and_the_fix(text: str, field: str, says: str) -> None:
+    with pytest.raises(InvalidSchedule) as refused:
+        parse_schedule(text)
+
+    assert refused.value.field == f"schedule.{field}"
+    assert says in str(refused.value)
+    assert refused.value.fix
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "'' is empty"),
+        (" \n ", "is empty"),
+        ("* * * *", "'* * * *' has 4 fields instead of 5 or 6; write minute hour"),
+        ("* * * * * * *", "has 7 fields"),
+        ("@reboot", "'@reboot' is no known schedule; write a cron expression"),
+        ("@daily 5", "is no known schedule"),
+        ("@every", "is no known schedule"),
+        ("@at", "is no known schedule"),
+        ("@every30s", "is no known schedule"),
+        ("٥ * * * *", "holds characters that no schedule has"),
+        ("0 0 * * ſun", "holds characters that no schedule has"),
+        ("\ud800 * * * *", "holds characters that no schedule has"),
+        ("*" + " *" * MAX_TEXT, "is longer than 200 characters"),
+    ],
+)
+def test_a_text_that_is_no_schedule_is_refused(text: str, says: str) -> None:
+    with pytest.raises(InvalidSchedule) as refused:
+        parse_schedule(text)
+
+    assert refused.value.field == "schedule"
+    assert says in str(refused.value)
+    assert len(str(refused.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("zone", "says"),
+    [
+        ("Mars/Olympus_Mons", "is not a known time zone; use an IANA name"),
+        ("europe/berlin", "did you mean Europe/Berlin?"),
+        ("America/NewYork", "did you mean America/New_York?"),
+        ("Europe", "is not a known time zone"),
+        ("", "is not a known time zone"),
+        ("../../etc/passwd", "is not a known time zone"),
+        ("/etc/localtime", "is not a known time zone"),
+        ("localtime", "is not a known time zone"),
+        ("right/Europe/Berlin", "did you mean Europe/Berlin?"),
+        ("tzdata.zi", "is not a known time zone"),
+        ("a\0b", "is not a known time zone"),
+        ("\ud800", "is not a known time zone"),
+        ("x" * 10_000, "is not a known time zone"),
+    ],
+)
+@pytest.mark.parametrize("text", ["0 0 * * *", "@every 30s"])
+def test_an_unknown_time_zone_is_refused(text: str, zone: str, says: str) -> None:
+    with pytest.raises(InvalidSchedule) as refused:
+        parse_schedule(text, zone)
+
+    assert refused.value.field == "timezone"
+    assert says in str(refused.value)
+    assert len(str(refused.value)) < 400
+
+
+def test_dates_that_never_come_are_refused_quickly() -> None:
+    began = perf_counter()
+
+    for text in ("0 0 31 2 *", "* * * 30 2 *", "* * * */30 * mon#3", "*/7 */7 */7 */30 2 mon#5"):
+        with pytest.raises(InvalidSchedule):
+            parse_schedule(text)
+
+    assert perf_counter() - began < 1  # some 20 ms; the bound is for slow machines
+
+
+def test_a_span_includes_its_start_and_not_its_end() -> None:
+    trigger = parse_schedule("0 * * * *")
+    start = instant("2026-01-01T00:00:00Z")
+
+    assert trigger.between(start, start + 120 * MINUTE, 10) == [start, start + 60 * MINUTE]
+    assert trigger.between(start + timedelta.resolution, start + 61 * MINUTE, 10) == [start + 60 * MINUTE]
+    assert len(trigger.between(start, start + 600 * MINUTE, 3)) == 3
+    assert trigger.between(start, start, 10) == []
+    assert trigger.between(start, start - MINUTE, 10) == []
+
+
+def test_instants_are_utc_whatever_zone_is_asked_in() -> None:
+    trigger = parse_schedule("0 12 * * *", BERLIN)
+
+    fire = trigger.next_after(datetime(2026, 7, 1, 0, 0, tzinfo=ZoneInfo(NEW_YORK)))
+
+    assert fire == instant("2026-07-01T10:00:00Z")
+    assert fire.tzinfo is UTC
+
+
+def test_a_naive_instant_is_a_mistake_of_the_caller() -> None:
+    with pytest.raises(ValueError, match="has no time zone"):
+        parse_schedule("@daily").next_after(instant("2026-01-01T00:00:00Z").replace(tzinfo=None))
+
+
+@pytest.mark.parametrize("zone", ["UTC", NEW_YORK, "Asia/Tokyo"])
+@pytest.mark.parametrize("text", ["0 0 * * *", "0 * * * *", "* * * * * *", "0 0 29 2 *", "@every 1h"])
+def test_the_ends_of_the_calendar_are_no_errors(text: str, zone: str) -> None:
+    trigger = parse_schedule(text, zone)
+
+    first = trigger.next_after(datetime.min.replace(tzinfo=UTC))
+    assert first is not None
+    assert first >= instant("1970-01-01T00:00:00Z")
+    assert trigger.next_after(datetime.max.replace(tzinfo=UTC)) is None
+
+
+def test_apscheduler_gets_fires_later_than_the_last_and_than_now() -> None:
+    trigger = parse_schedule("*/10 * * * *")
+    now = instant("2026-01-01T00:05:00Z")
+
+    assert isinstance(trigger, BaseTrigger)
+    assert trigger.get_next_fire_time(None, now) == instant("2026-01-01T00:10:00Z")
+    assert trigger.get_next_fire_time(now - 60 * MINUTE, now) == instant("2026-01-01T00:10:00Z")
+    # The clock went back: what fired stays fired.
+    assert trigger.get_next_fire_time(now + 60 * MINUTE, now) == instant("2026-01-01T01:10:00Z")
+    # A fire is not repeated when now is exactly its instant.
+    assert trigger.get_next_fire_time(None, instant("2026-01-01T00:10:00Z")) == instant("2026-01-01T00:20:00Z")
+
+
+async def test_apscheduler_takes_a_trigger_as_it_is() -> None:
+    scheduler = AsyncIOScheduler(event_loop=asyncio.get_running_loop())
+    scheduler.start(paused=True)
+    try:
+        job = scheduler.add_job(print, parse_schedule("@every 10s"))
+        assert job.next_run_time.timestamp() % 10 == 0
+    finally:
+        scheduler.shutdown(wait=False)
