@@ -6,7 +6,7 @@
 .PHONY: help run test check format setup clean
 
 help: ## List these commands
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1 \2/p' $(firstword $(MAKEFILE_LIST)) | awk '{ printf "  make %-8s", $$2; $$1 = $$2 = ""; print $$0 }'
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s%s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 run: ## Run Verger on this machine: all roles in one process, with a MongoDB of its own
 	@scripts/setup run

@@ -29,7 +29,7 @@ from pydantic import ValidationError
 from structlog.typing import FilteringBoundLogger
 
 from schemas.base import Instant, Model
-from service.child_process import ending_with_parent, free_port, listening
+from service.child_process import PORTS, ending_with_parent, free_port, listening
 from service.errors import ConfigError, StoreUnavailable
 from service.mongod import REPLICA_SET, check_mongod, find_mongod, mongod_command
 from service.store.mongo.replica import ensure_replica_set
@@ -199,7 +199,7 @@ def _last_port(data_dir: Path) -> int:
         port = int((data_dir / "mongod.port").read_text())
     except (FileNotFoundError, ValueError):
         return 0
-    return port if 1024 <= port < 65536 else 0
+    return port if port in PORTS else 0
 
 
 async def _primary(process: Process, port: int) -> bool:

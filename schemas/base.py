@@ -8,9 +8,18 @@ from pydantic.alias_generators import to_camel
 
 from schemas.duration import parse_duration
 
+LAST_YEAR = 8999
+"""A thousand years before the calendar of ``datetime`` ends: adding a delay to a stranger's instant cannot fail."""
+
 
 def to_instant(moment: datetime) -> datetime:
-    """The same moment in UTC, cut to milliseconds: what a BSON date can hold, so that a value survives a round trip."""
+    """The same moment in UTC, cut to milliseconds: what a BSON date can hold, so that a value survives a round trip.
+
+    Raises:
+        ValueError: it lies after the year 8999, or before the year 2.
+    """
+    if not 1 < moment.year <= LAST_YEAR:
+        raise ValueError(f"the year {moment.year} is out of range")
     moment = moment.astimezone(UTC)
     return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
 
@@ -19,8 +28,14 @@ def _duration(value: object) -> object:
     return parse_duration(value) if isinstance(value, str) else value
 
 
+def _not_negative(span: timedelta) -> timedelta:
+    if span < timedelta():
+        raise ValueError("a duration is never negative")
+    return span
+
+
 Instant = Annotated[AwareDatetime, AfterValidator(to_instant)]
-Duration = Annotated[timedelta, BeforeValidator(_duration)]
+Duration = Annotated[timedelta, BeforeValidator(_duration), AfterValidator(_not_negative)]
 
 
 class Model(BaseModel):

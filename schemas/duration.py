@@ -5,9 +5,10 @@ from datetime import timedelta
 
 _ISO = re.compile(
     r"P(?:(?P<weeks>\d+)W)?(?:(?P<days>\d+)D)?"
-    r"(?:T(?:(?P<hours>\d+)H)?(?:(?P<minutes>\d+)M)?(?:(?P<seconds>\d+(?:\.\d+)?)S)?)?"
+    r"(?:T(?:(?P<hours>\d+)H)?(?:(?P<minutes>\d+)M)?(?:(?P<seconds>\d+(?:\.\d+)?)S)?)?",
+    re.ASCII,
 )
-_SHORT = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhdw])")
+_SHORT = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhdw])", re.ASCII)
 _UNITS = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _LONGEST = 60
 
@@ -21,7 +22,9 @@ def parse_duration(text: str) -> timedelta:
     text = text.strip()
     if 0 < len(text) <= _LONGEST:
         try:
-            found = _iso(text.upper()) or _short(text.lower())
+            found = _iso(text.upper())
+            if found is None:
+                found = _short(text.lower())
         except OverflowError:
             found = None
         if found is not None:

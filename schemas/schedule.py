@@ -46,7 +46,7 @@ class Schedule(Model):
     task_type: TaskType
     task_body: dict[str, Any] = {}
     schedule: Annotated[str, StringConstraints(min_length=1, max_length=200)]
-    """Cron (5 fields, or 6 with leading seconds), ``@daily`` and its kin, ``@every 30s``, ``@at 2026-12-24T18:00:00Z``."""
+    """Cron (5 fields, or 6 with leading seconds), ``@daily`` and its kin, ``@every 30s``, ``@at 2026-12-24T18:00Z``."""
     timezone: str = "UTC"
     enabled: bool = True
     overlap: Overlap = Overlap.SKIP

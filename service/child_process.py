@@ -2,9 +2,12 @@
 
 import asyncio
 import os
+import random
 import socket
 import sys
 from contextlib import suppress
+
+PORTS = range(20000, 32000)
 
 # Run between fork and exec, in a process of its own: a `preexec_fn` may deadlock in a program that has threads.
 _TIE = """
@@ -24,13 +27,18 @@ def ending_with_parent(*command: str) -> list[str]:
 
 
 def free_port(preferred: int = 0) -> int:
-    """A loopback port that nothing listens on at this moment; somebody may still be faster."""
-    for port in (preferred, 0):
+    """A loopback port that nothing listens on at this moment; somebody may still be faster.
+
+    Never one that the kernel gives to outgoing connections: a client that keeps trying a dead server there will one day
+    be connected to itself, and the server cannot come back.
+    """
+    for port in (preferred, *random.choices(PORTS, k=100)):
         with socket.socket() as probe, suppress(OSError):
-            # As mongod does: what is left of former connections does not matter.
+            # As servers do: what is left of former connections does not matter.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(("127.0.0.1", port))
-            return int(probe.getsockname()[1])
+            if port:
+                probe.bind(("127.0.0.1", port))
+                return port
     raise OSError("this machine has no free loopback port")
 
 

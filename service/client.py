@@ -43,8 +43,12 @@ class NewTask:
 class Client:
     """Safe for concurrent use in one event loop."""
 
-    def __init__(self, store: Store, broker: Broker, registry: Registry, *, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(
+        self, store: Store, broker: Broker, registry: Registry, *, max_bytes: int = MAX_BYTES, publishes: bool = True
+    ) -> None:
+        """``publishes=False``: this process does not reach the workers' broker; relay publishes what is stored."""
         self._store, self._broker, self._registry, self._max_bytes = store, broker, registry, max_bytes
+        self._publishes = publishes
 
     async def enqueue(
         self,
@@ -86,10 +90,11 @@ class Client:
     async def offer(self, tasks: Sequence[NewTask], *, transaction: Any = None) -> list[Created]:
         """As ``enqueue_many``; tells of each whether it is new."""
         now = self._store.clock.now()
-        records = [self._record(task, now, published=transaction is None) for task in tasks]
+        # In a transaction publishing is left to relay, which sees only what was committed (P16).
+        publishes = self._publishes and transaction is None
+        records = [self._record(task, now, published=publishes) for task in tasks]
         answers = await self._store.tasks.create(records, transaction=transaction)
-        if transaction is None:
-            # In a transaction publishing is left to relay, which sees only what was committed (P16).
+        if publishes:
             await self._publish([for_stored(answer.task, now) for answer in answers if answer.created])
         return answers
 
@@ -140,7 +145,7 @@ class Client:
         return plain
 
     async def _publish(self, publications: Sequence[Publication]) -> None:
-        if publications:
+        if publications and self._publishes:
             # What is not confirmed is not lost: relay looks at it in ten seconds.
             await self._broker.publish(publications)
 
@@ -166,7 +171,7 @@ class Client:
         """Pending: ends at once. Running: the handler sees it at its next checkpoint; ``force`` interrupts it. Raises NotFound."""
         task = await self._store.tasks.cancel(task_id, reason)
         if not task.status.finished:
-            await self._broker.send_control(
+            await self._hint(
                 ControlMessage(command=ControlCommand.CANCEL, task_id=task_id, task_type=task.task_type, force=force)
             )
         return task
@@ -177,7 +182,7 @@ class Client:
         if task.payload is not None:
             return await self._replay_payload(task)
         now = self._store.clock.now()
-        replayed = await self._store.tasks.replay(task_id, relay_at(now, now, published=True))
+        replayed = await self._store.tasks.replay(task_id, relay_at(now, now, published=self._publishes))
         await self._publish([for_stored(replayed, now)])
         return replayed
 
@@ -189,6 +194,8 @@ class Client:
             raise Conflict(f"task {task.id!r} cannot be replayed: only the first bytes of its message were kept")
         if task.relay_at is not None:
             raise Conflict(f"task {task.id!r} is not on the dead-letter exchange yet; try again in a few seconds")
+        if not self._publishes:
+            raise Conflict(f"task {task.id!r} was no task when it came: replay it through the broker it came from")
         confirmed = await self._broker.publish([Publication(task.task_type, payload.content)])
         if not confirmed[0]:
             raise Unavailable("the broker did not take the message; try again")
@@ -201,7 +208,7 @@ class Client:
         handler = self._registry.get(task_type)
         await self._store.upkeep.set_paused(handler.task_type, paused)
         command = ControlCommand.PAUSE if paused else ControlCommand.RESUME
-        await self._broker.send_control(ControlMessage(command=command, task_type=handler.task_type))
+        await self._hint(ControlMessage(command=command, task_type=handler.task_type))
 
     async def run_schedule(self, schedule: Schedule) -> Task:
         """One run now, beside the schedule's own fires; counts as no fire."""
@@ -213,14 +220,18 @@ class Client:
             now=now,
             id=f"{FIRE_PREFIX}{schedule.id}@manual-{uuid4().hex}",
             unique=False,
-        ).model_copy(update={"schedule_id": schedule.id, "fire_at": now, "relay_at": relay_at(now, now, published=True)})
+        ).model_copy(update={"schedule_id": schedule.id, "fire_at": now, "relay_at": relay_at(now, now, published=self._publishes)})
         answer = (await self._store.tasks.create([task]))[0]
         await self._publish([for_stored(answer.task, now)])
         return answer.task
 
     async def schedules_changed(self) -> None:
         """Tell the schedulers to look now."""
-        await self._broker.send_control(ControlMessage(command=ControlCommand.SCHEDULES_CHANGED))
+        await self._hint(ControlMessage(command=ControlCommand.SCHEDULES_CHANGED))
+
+    async def _hint(self, message: ControlMessage) -> None:
+        if self._publishes:
+            await self._broker.send_control(message)
 
 
 def _retry_at(new: NewTask, now: datetime) -> datetime | None:

@@ -7,6 +7,9 @@ from typing import Protocol
 
 from schemas.base import to_instant
 
+SLOW_SECONDS = 1.0
+"""An answer that took longer does not move the clock."""
+
 
 class Clock(Protocol):
     """What everything that asks for the time asks."""
@@ -37,21 +40,30 @@ class StoreClock(Clock):
     """
 
     def __init__(self) -> None:
-        self._anchor = datetime.now(UTC)
-        self._anchored_at = time.monotonic()
+        # One tuple, so that a heartbeat's thread replaces both halves at once.
+        self._anchor = (datetime.now(UTC), time.monotonic())
+        self._set = False
         self.offset = timedelta()
         """The store's time minus this machine's, at the last look."""
 
     def set_from(self, server_time: datetime, asked_at: float, answered_at: float) -> None:
-        """Anchor to a server time whose question left and whose answer came at these monotonic seconds."""
+        """Anchor to a server time whose question left and whose answer came at these monotonic seconds.
+
+        A slow answer says little of when the server looked at its clock: the last quick one stands.
+        """
+        if self._set and answered_at - asked_at > SLOW_SECONDS:
+            return
         # The answer is at most half a round trip old (the same assumption as NTP's).
-        self._anchored_at = (asked_at + answered_at) / 2
-        self._anchor = server_time.astimezone(UTC)
-        age = timedelta(seconds=time.monotonic() - self._anchored_at)
-        self.offset = self._anchor + age - datetime.now(UTC)
+        self._anchor = (server_time.astimezone(UTC), (asked_at + answered_at) / 2)
+        self._set = True
+        self.offset = self._exactly() - datetime.now(UTC)
+
+    def _exactly(self) -> datetime:
+        anchor, at = self._anchor
+        return anchor + timedelta(seconds=time.monotonic() - at)
 
     def now(self) -> datetime:
-        return to_instant(self._anchor + timedelta(seconds=time.monotonic() - self._anchored_at))
+        return to_instant(self._exactly())
 
     def monotonic(self) -> float:
         return time.monotonic()

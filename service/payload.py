@@ -61,6 +61,11 @@ def _check_text(text: str, path: str) -> None:
             raise PayloadRefused(path, ascii(text), "holds a lone surrogate", "send valid UTF-8") from None
 
 
+def safe_text(text: str) -> str:
+    """Text that any store keeps: lone surrogates, as file names and strangers' JSON hold them, are escaped."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
 def encode(value: Any) -> bytes:
     """Compact JSON, UTF-8. The value has been checked."""
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
@@ -70,7 +75,9 @@ def check_size(value: Any, field: str, limit: int = MAX_BYTES) -> None:
     """Raises PayloadRefused when the value, as compact JSON, takes more than ``limit`` bytes."""
     size = len(encode(value))
     if size > limit:
-        raise PayloadRefused(field, f"{size} bytes", f"is larger than {limit} bytes", "store it elsewhere and send a reference")
+        raise PayloadRefused(
+            field, f"{size} bytes", f"is larger than {limit} bytes", "store it elsewhere and send a reference"
+        )
 
 
 def fingerprint(task_type: str, body: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """When the next attempt of a failed task runs (pure)."""
 
 import random
+import sys
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -30,6 +31,8 @@ class RetryPolicy:
 
     def bound(self, retry_count: int) -> timedelta:
         """The longest wait after failure number ``retry_count + 1``."""
-        # The exponent is cut before the power: 2.0 ** 5000 raises, and the cap is long reached.
-        growth = self.factor ** min(retry_count, 64)
-        return min(self.cap, timedelta(seconds=min(self.base.total_seconds() * growth, self.cap.total_seconds())))
+        try:
+            growth = self.factor**retry_count
+        except OverflowError:  # 2.0 ** 5000: the cap is long reached, unless the base is zero
+            growth = sys.float_info.max
+        return timedelta(seconds=min(self.base.total_seconds() * growth, self.cap.total_seconds()))

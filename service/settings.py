@@ -15,6 +15,7 @@ from service.errors import ConfigError
 
 PREFIX = "VERGER_"
 Names = Annotated[tuple[str, ...], NoDecode]
+DATABASE_NAME = r"^[A-Za-z0-9_-]{1,60}$"
 EMBEDDED = "embedded"
 MEMORY_BROKER = "memory://"
 
@@ -22,20 +23,34 @@ MEMORY_BROKER = "memory://"
 class Settings(BaseSettings):
     """Every setting. The name of its variable is ``VERGER_`` and the field's name in capitals."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", validate_default=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="ignore", validate_default=True
+    )
 
-    mongodb_url: str = Field(EMBEDDED, description="MongoDB 6.0 or later, a replica set; `embedded` starts a private one.")
+    mongodb_url: str = Field(
+        EMBEDDED, description="MongoDB 6.0 or later, a replica set; `embedded` starts a private one."
+    )
     amqp_url: str = Field(MEMORY_BROKER, description="RabbitMQ 3.10 or later; `memory://` stays inside the process.")
-    database: str = Field("verger", min_length=1, max_length=60, description="Database of tasks and schedules.")
-    memory_database: str = Field("memory", min_length=1, max_length=60, description="Database the maintenance actors work on.")
-    prefix: str = Field("verger", pattern=r"^[A-Za-z0-9_.-]{1,60}$", description="First part of every name on the broker.")
-    actors: Names = Field(("actors.sessions",), description="Modules with handlers, separated by commas. Every role loads the same.")
+    database: str = Field("verger", pattern=DATABASE_NAME, description="Database of tasks and schedules.")
+    memory_database: str = Field(
+        "memory", pattern=DATABASE_NAME, description="Database the maintenance actors work on."
+    )
+    prefix: str = Field(
+        "verger", pattern=r"^[A-Za-z0-9_.-]{1,60}$", description="First part of every name on the broker."
+    )
+    actors: Names = Field(
+        ("actors.sessions",), description="Modules with handlers, separated by commas. Every role loads the same."
+    )
     types: Names = Field((), description="Task types this worker consumes, separated by commas; empty: all.")
-    concurrency: int = Field(100, ge=1, le=10_000, description="Slots for each task type, unless its handler says otherwise.")
+    concurrency: int = Field(
+        100, ge=1, le=10_000, description="Slots for each task type, unless its handler says otherwise."
+    )
     stale_claim_timeout: Duration = Field(
         timedelta(seconds=30), description="A claim not renewed for this long is rescued; renewed every third of it."
     )
-    shutdown_grace: Duration = Field(timedelta(seconds=25), description="How long running handlers may finish after SIGTERM.")
+    shutdown_grace: Duration = Field(
+        timedelta(seconds=25), description="How long running handlers may finish after SIGTERM."
+    )
     retention: Duration = Field(timedelta(hours=24), description="How long completed and cancelled tasks are kept.")
     keep_completed: int = Field(100, ge=0, description="How many completed tasks of a type are kept at most.")
     idempotency_window: Duration = Field(timedelta(hours=1), description="No finished task is pruned sooner.")
@@ -49,7 +64,9 @@ class Settings(BaseSettings):
     mongod: Path | None = Field(None, description="The mongod of embedded mode; empty: looked for.")
     log_format: Literal["json", "console"] = Field("json", description="`json` lines, or `console` for people.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
-    claude_projects: Path | None = Field(None, description="Session files that `sessions.collect` reads when its task names none.")
+    claude_projects: Path | None = Field(
+        None, description="Session files that `sessions.collect` reads when its task names none."
+    )
 
     @field_validator("actors", "types", mode="before")
     @classmethod
@@ -118,7 +135,8 @@ def _refuse_unknown() -> None:
 
 def hide_password(url: str) -> str:
     """The URL as it may be shown: its password is ``***``, its query is gone."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    user = f"{parts.username}:***@" if parts.password else f"{parts.username}@" if parts.username else ""
-    return f"{parts.scheme}://{user}{host}{parts.path}"
+    scheme, _, rest = url.partition("://")
+    # The last @, wherever it is: a password that was not escaped may hold any of : / ? # @ itself.
+    login, at, place = rest.rpartition("@")
+    user, colon, _ = login.partition(":")
+    return f"{scheme}://{user}{':***' if colon else ''}{at}{place.partition('?')[0]}"

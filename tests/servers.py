@@ -70,6 +70,7 @@ class Server(ABC):
         with (self.folder / "output").open("ab") as output:
             self._process = subprocess.Popen(
                 ending_with_parent(*self._command()),
+                cwd=self.folder,
                 env=self._environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=output,

@@ -3,14 +3,19 @@
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Generator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, ParamSpec, TypeVar
+from typing import BinaryIO, Generic, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-Checkpoint = Callable[[], Awaitable[None]]
-"""Raises when the work should stop."""
+Advance = Callable[[int], Awaitable[None]]
+"""Told of so many bytes done; raises when the work should stop."""
+
+
+async def unwatched(_bytes: int) -> None:
+    """For work that nobody measures or stops."""
 
 
 async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -25,28 +30,36 @@ async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
         raise
 
 
-async def in_steps(steps: Generator[None, None, T], checkpoint: Checkpoint) -> T:
+Steps = Generator[int, None, T]
+"""Blocking work that yields the number of bytes done since, several times a second."""
+
+
+async def in_steps(steps: Steps[T], advance: Advance) -> T:
     """Run a blocking generator to its end in threads; each ``yield`` is a place where it can be stopped.
 
-    A step should take well under a second. Stopped, the generator is closed: its ``finally`` blocks run.
+    Stopped, the generator is closed: its ``finally`` blocks run.
     """
     try:
         while True:
-            done, value = await in_thread(_step, steps)
-            if done:
-                return value  # type: ignore[return-value]
-            await checkpoint()
+            answer = await in_thread(_step, steps)
+            if isinstance(answer, _End):
+                return answer.value
+            await advance(answer)
     finally:
         await in_thread(steps.close)
 
 
-def _step(steps: Generator[None, None, T]) -> tuple[bool, T | None]:
+@dataclass(frozen=True, slots=True)
+class _End(Generic[T]):
+    value: T
+
+
+def _step(steps: Steps[T]) -> int | _End[T]:
     try:
-        next(steps)
+        return next(steps)
     except StopIteration as stop:
         # It may not cross the thread's border: a future refuses to carry it.
-        return True, stop.value
-    return False, None
+        return _End(stop.value)
 
 
 def open_below(root: Path, parts: tuple[str, ...]) -> BinaryIO:

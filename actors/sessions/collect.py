@@ -1,8 +1,8 @@
 """``sessions.collect``: new messages from session files.
 
 Reads files below the roots; writes ``projects``, ``sessions``, ``messages`` and ``collector_files``; deletes nothing. A
-file that looks as it did last time costs one ``stat``. Messages are inserted by uuid, and the position in the file is kept
-after them: a run that was stopped anywhere, or two runs at once, lose nothing and double nothing.
+file that looks as it did last time costs one ``stat``. Messages are inserted by uuid, and the position in the file is
+kept after them: a run that was stopped anywhere, or two runs at once, lose nothing and double nothing.
 """
 
 import errno
@@ -229,11 +229,9 @@ class _Run:
         self._note_malformed(opened, portion.malformed)
 
     async def _project(self, found: FoundFile, portion: Portion) -> str:
-        """From the first line that says where it ran: a session that walks through subfolders is one project."""
-        for message in portion.messages:
-            if message.cwd:
-                return await self._collected.project_id(message.cwd)
-        return await self._collected.project_id(self._adapter.project_path(found))
+        """Once for each file: a session that walks through subfolders is one project."""
+        folders = dict.fromkeys(message.cwd for message in portion.messages if message.cwd)
+        return await self._collected.project_id(self._adapter.project_path(found, list(folders)))
 
     async def _count_sessions(self, opened: _Opened, *, at_least: int) -> None:
         if len(opened.sessions) >= at_least:

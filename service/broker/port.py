@@ -36,6 +36,10 @@ class Publication:
     dead: bool = False
     """To the dead-letter exchange instead of the task exchange."""
 
+    def __post_init__(self) -> None:
+        if self.delay is not None and self.delay not in DELAY_LADDER:
+            raise ValueError(f"a delay of {self.delay} is no rung of the ladder; ask rung() for one")
+
 
 @dataclass(frozen=True, slots=True)
 class Delivery:

@@ -1,8 +1,11 @@
-"""What the engine asks of a store. Each method is one atomic write for each document, durable (majority) when it returns.
+"""What the engine asks of a store.
 
-Every method raises StoreUnavailable when the store does not answer in time. Where an operation is idempotent the adapter
-has repeated it; where its outcome is unknown the adapter has read it back (P7), and StoreUnavailable then means that even
-the reading failed. Instants that order claims come from the store's clock.
+Each method is one atomic write for each document, durable (majority) when it returns.
+
+Every method raises StoreUnavailable when the store does not answer in time. Where an operation is idempotent the
+adapter has repeated it; where its outcome is unknown the adapter has read it back (P7), and StoreUnavailable then means
+that even the reading failed. Instants that order claims come from the store's clock. A document that no store can keep
+(too deep, too large, not JSON) raises PayloadRefused, unless the method says otherwise.
 """
 
 from abc import abstractmethod
@@ -17,7 +20,7 @@ from schemas.worker import TaskTypeState, Worker
 from service.clock import StoreClock
 from service.states import Move, Seen
 
-# ---- claims: what a worker does with a task ------------------------------------------------------------------------------
+# ---- claims: what a worker does with a task --------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,10 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """Not yours: it runs elsewhere, is finished, is not due (relay's business), or a stored task's record is gone. Acknowledge."""
+    """Not yours. Acknowledge.
+
+    It runs elsewhere, is finished, is not due (relay's business), or a stored task's record is gone.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +96,10 @@ class Settled:
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """Still yours, but asked for again or to be cancelled meanwhile: take the other outcome."""
+    """Still yours and not written: asked for again, or to be cancelled, meanwhile. Take the outcome for ``seen``.
+
+    After a lost reply ``seen`` may be as it was: the write did not happen.
+    """
 
     seen: Seen
 
@@ -108,19 +117,25 @@ class Claims(Protocol):
 
     @abstractmethod
     async def claim(self, requests: Sequence[ClaimRequest], worker: str) -> list[ClaimAnswer]:
-        """Claim many at once, answers in order (P1, P2, P4, P8). Ids must be distinct.
+        """Claim many at once, answers in order (P1, P2, P4, P8). Ids must be distinct, or it raises ValueError.
 
-        Eligible is ``{_id, status: pending, retryAt ≤ now}``. A claimed task is running, has a new token, ``processingAt`` and
-        ``startedAt`` by the store's clock, fence and attempt incremented, no ``relayAt``, no ``again``. Nothing leaves running here.
+        Eligible is ``{_id, status: pending, retryAt ≤ now}``. A claimed task is running, has a new token,
+        ``processingAt`` and ``startedAt`` by the store's clock, fence and attempt incremented, no ``relayAt``, no
+        ``again``. Nothing leaves running here. One record that cannot be kept is ``Rejected`` alone.
         """
 
     @abstractmethod
     async def settle(self, settlements: Sequence[Settlement]) -> list[SettleAnswer]:
-        """End many runs at once, answers in order (P5, P6, P7, P8). Filters ``{_id, status: running, claimToken}`` and what the
-        move assumes of ``again`` and the cancel request."""
+        """End many runs at once, answers in order (P5, P6, P7, P8).
+
+        Filters ``{_id, status: running, claimToken}`` and what the move assumes of ``again`` and the cancel request. A
+        result that cannot be kept is left out, with a line in the history.
+        """
 
     @abstractmethod
-    async def save(self, task_id: str, token: str, *, progress: Progress | None, checkpoint: Any, keep_checkpoint: bool) -> bool:
+    async def save(
+        self, task_id: str, token: str, *, progress: Progress | None, checkpoint: Any, keep_checkpoint: bool
+    ) -> bool:
         """Write progress, and the checkpoint if ``keep_checkpoint``, of a live claim; False: the claim is lost."""
 
     @abstractmethod
@@ -156,13 +171,16 @@ class HeartbeatLink(Protocol):
 
     @abstractmethod
     def beat(self, beat: Beat) -> BeatReply:
-        """Renew all claims in one write by the store's clock, report markers, note the worker. Raises StoreUnavailable."""
+        """Renew all claims in one write by the store's clock, report markers, note the worker.
+
+        Sets the store's clock too. Raises StoreUnavailable.
+        """
 
     @abstractmethod
     def close(self) -> None: ...
 
 
-# ---- tasks: what everybody else does with them --------------------------------------------------------------------------
+# ---- tasks: what everybody else does with them -----------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,10 +217,14 @@ class Tasks(Protocol):
 
     @abstractmethod
     async def create(self, tasks: Sequence[Task], *, ask_again: bool = True, transaction: Any = None) -> list[Created]:
-        """Insert pending tasks, answers in order. A known id is a no-op (P4). A taken live key is noted on its owner: nothing to do if that is
-        pending, ``again`` if it runs and ``ask_again`` is set; if it ended meanwhile the insert is tried again.
+        """Insert pending tasks, answers in order. A known id is a no-op (P4).
 
-        ``transaction`` is the caller's own session with an open transaction: the inserts join it (P16).
+        A taken live key is noted on its owner: nothing to do if that is pending, ``again`` if it runs and ``ask_again``
+        is set; if it ended meanwhile the insert is tried again.
+
+        ``transaction`` is the caller's own session with an open transaction, of any client: the inserts join it (P16).
+        The caller must repeat his transaction after a Conflict (another one created the id or the live key), and after
+        errors of the driver that ask for it; these pass as they are.
         """
 
     @abstractmethod
@@ -213,26 +235,32 @@ class Tasks(Protocol):
 
     @abstractmethod
     async def cancel(self, task_id: str, reason: str) -> Task:
-        """Pending: cancelled at once. Running: asked to stop, and ``again`` unset (P5). Finished: unchanged. Returns it as it then is.
-        Raises NotFound."""
+        """Pending: cancelled at once. Running: asked to stop, and ``again`` unset (P5). Finished: unchanged.
+
+        Returns it as it then is. Raises NotFound.
+        """
 
     @abstractmethod
     async def replay(self, task_id: str, relay_at: datetime) -> Task:
         """A dead letter back to pending with fresh attempts, history kept (P13).
 
-        Raises NotFound; Conflict when it is no dead letter, is not on the dead-letter exchange yet, or its live key is taken.
+        Raises NotFound; Conflict when it is no dead letter, is not on the dead-letter exchange yet, or its live key is
+        taken.
         """
 
     @abstractmethod
     async def find(self, which: TaskFilter, *, limit: int, cursor: str | None = None) -> Page:
-        """Newest first; by creation, or with a status by when it got there. Raises InvalidInput for a cursor that is none."""
+        """Newest first; by creation, or with a status by when it got there: pending by when relay looks at it next.
+
+        Raises InvalidInput for a cursor that is none.
+        """
 
     @abstractmethod
     async def counts(self) -> dict[str, dict[TaskStatus, int]]:
         """Task type → status → how many."""
 
 
-# ---- upkeep: what the scheduler does with them --------------------------------------------------------------------------
+# ---- upkeep: what the scheduler does with them -----------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,15 +307,21 @@ class Upkeep(Protocol):
 
     @abstractmethod
     async def put_dead(self, task: Task) -> bool:
-        """Keep a message that is no task as a dead letter; False: kept before."""
+        """Keep a message that is no task as a dead letter, which relay publishes; False: kept before."""
 
     @abstractmethod
     async def stale_claims(self, stale_after: timedelta, limit: int) -> tuple[list[Task], datetime | None]:
-        """Claims not renewed for ``stale_after``, oldest first; and when the next one will be stale if nobody renews it."""
+        """Claims not renewed for ``stale_after``, oldest first.
+
+        And when the next one will be stale if nobody renews it: at once if there are more than ``limit``, None if none.
+        """
 
     @abstractmethod
     async def rescue(self, task: Task, move: Move, stale_after: timedelta, relay_at: datetime | None) -> bool:
-        """Take a stale claim away: token, attempt, again, cancel request as read, and still stale by the store's clock (P9)."""
+        """Take a stale claim away (P9).
+
+        Compares token, attempt, ``again`` and cancel request as read; and it is still stale by the store's clock.
+        """
 
     @abstractmethod
     async def rescue_workers(self, dead: Collection[str]) -> int:
@@ -295,20 +329,27 @@ class Upkeep(Protocol):
 
     @abstractmethod
     async def prune(self, retention: Retention, now: datetime, limit: int) -> dict[str, int]:
-        """Delete what nobody needs, at most ``limit`` at a time, repeating status and age in the delete (P14). Status → how many."""
+        """Delete what nobody needs, repeating status and age in the delete (P14). Status → how many.
+
+        At most ``limit`` of each task type and status at a time. A scheduled task stays while its schedule has an open
+        fire, a dead letter until it is on its exchange.
+        """
 
     @abstractmethod
     async def type_states(self) -> dict[str, TaskTypeState]: ...
 
     @abstractmethod
     async def take_marker(self, task_type: str, now: datetime) -> bool:
-        """May the caller send a marker now? Only if none is outstanding, or the last is a minute old; by compare-and-set (P12)."""
+        """May the caller send a marker now? By compare-and-set (P12).
+
+        Only if none is outstanding, or the last is a minute old.
+        """
 
     @abstractmethod
     async def set_paused(self, task_type: str, paused: bool) -> None: ...
 
 
-# ---- schedules ----------------------------------------------------------------------------------------------------------
+# ---- schedules -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,8 +396,10 @@ class Schedules(Protocol):
 
     @abstractmethod
     async def write(self, put: Sequence[Schedule], delete: Sequence[Schedule] = ()) -> None:
-        """Create or replace by compare-and-set on ``revision`` (0: must not exist), all or nothing. What the engine keeps of a schedule
-        (``firing``, last runs, counts) stays. Raises Conflict."""
+        """Create or replace by compare-and-set on ``revision`` (0: must not exist), all or nothing.
+
+        What the engine keeps of a schedule (``firing``, last runs, counts) stays. Raises Conflict.
+        """
 
     @abstractmethod
     async def upcoming(self, limit: int) -> list[Schedule]:

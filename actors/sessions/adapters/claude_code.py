@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -61,7 +61,14 @@ class ClaudeCode(Adapter):
 
         return read_lines(file, position, limits, take, _is_whole)
 
-    def project_path(self, found: FoundFile) -> str:
+    def project_path(self, found: FoundFile, folders: Sequence[str]) -> str:
+        # The folder is named for where the session was started; it may have gone on elsewhere.
+        for folder in folders:
+            if re.sub(r"[^A-Za-z0-9]", "-", folder) == found.parts[0]:
+                return folder
+        return folders[0] if folders else self._decoded(found)
+
+    def _decoded(self, found: FoundFile) -> str:
         # `/`, `.` and others have all become `-`: the way back is a guess, good enough for a name.
         encoded = found.parts[0].encode(errors="surrogateescape").decode(errors="replace")
         if re.match(r"[A-Za-z]--", encoded):
@@ -161,7 +168,7 @@ def _moment(value: object, limits: Limits) -> tuple[datetime, bool]:
         raise _Unusable("has no timestamp" if value is None else "timestamp is not text")
     try:
         moment = datetime.fromisoformat(value[:40])
-        moment = to_instant(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        return (limits.now, True) if moment > limits.latest else (to_instant(moment), False)
     except (ValueError, OverflowError):
         raise _Unusable(f"timestamp {value[:40]!r} is not ISO 8601") from None
-    return (limits.now, True) if moment > limits.latest else (moment, False)

@@ -1,7 +1,7 @@
 """What ``sessions.collect`` asks of an adapter: find session files, and read one on from a position."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -106,5 +106,5 @@ class Adapter(Protocol):
         """Read on from the position, within the limits. Whatever the bytes are, it raises nothing but OSError."""
 
     @abstractmethod
-    def project_path(self, found: FoundFile) -> str:
-        """The project's folder as the place of the file tells it; used when no line does."""
+    def project_path(self, found: FoundFile, folders: Sequence[str]) -> str:
+        """The project's folder, from the working folders that lines of the file name, else from the file's place."""

@@ -21,9 +21,7 @@ T = TypeVar("T")
 class Admin:
     """Asks one question at a time, on a channel that is replaced whenever one fails: most failures cost it."""
 
-    def __init__(
-        self, link: Link, address: Address, declare: Callable[[AbstractConnection], Awaitable[None]]
-    ) -> None:
+    def __init__(self, link: Link, address: Address, declare: Callable[[AbstractConnection], Awaitable[None]]) -> None:
         """``declare`` declares everything on a connection."""
         self._link = link
         self._address = address

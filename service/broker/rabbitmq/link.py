@@ -209,5 +209,3 @@ def _check_version(driver: AbstractConnection, address: Address) -> None:
         return
     if (int(numbers[0]), int(numbers[1])) < OLDEST_BROKER:
         raise ConfigError(f"{address.shown} is RabbitMQ {version}; Verger needs 3.10 or later")
-
-

@@ -23,7 +23,7 @@ from service.broker.rabbitmq.wire import Outgoing, Unencodable, encode
 CONFIRM_SECONDS = 5.0
 """How long a sent message may wait for its confirm. Well below the 10 s after which relay looks at a task again."""
 WINDOW = 256
-"""Messages outstanding at once. 100 to 500 keep the broker's disk busy; each ``multiple`` confirm looks at all of them."""
+"""Messages outstanding at once. 100 to 500 keep the broker busy; each ``multiple`` confirm looks at all of them."""
 WINDOW_BYTES = 8 * 1024 * 1024
 CHUNK = 64
 """Messages in one write; between two writes the loop runs other things."""

@@ -1,18 +1,32 @@
 """Run-owned writes: claim, settle, save. Rules P1–P8 of docs/protocol.md."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
-from pymongo import ReturnDocument, UpdateOne
+from pymongo import UpdateOne
 from pymongo.errors import BulkWriteError, DuplicateKeyError, PyMongoError
 
 from schemas.task import Progress, Task, TaskStatus
 from service.clock import StoreClock
+from service.errors import StoreUnavailable
+from service.payload import safe_text
 from service.states import Seen
-from service.store.mongo.database import UNSTORABLE, Database, Document, is_passing, short
+from service.store.mongo.database import (
+    DUPLICATE_KEY,
+    UNSTORABLE,
+    Database,
+    Document,
+    change,
+    is_passing,
+    is_unstorable,
+    short,
+    translate,
+)
 from service.store.mongo.documents import history_push, task_document, task_from
 from service.store.mongo.heartbeat import MongoHeartbeatLink
 from service.store.port import (
@@ -42,99 +56,112 @@ class MongoClaims(Claims):
     def __init__(self, database: Database, clock: StoreClock) -> None:
         self._database, self._tasks, self._clock = database, database.tasks, clock
 
-    # ---- claim -----------------------------------------------------------------------------------------------------------
+    # ---- claim -------------------------------------------------------------------------------------------------------
 
     async def claim(self, requests: Sequence[ClaimRequest], worker: str) -> list[ClaimAnswer]:
+        if len({request.id for request in requests}) != len(requests):
+            raise ValueError("the ids of one claim batch must be distinct")
+        if len(requests) <= 1:
+            return [await self._claim_one(request, worker) for request in requests]
         token = uuid4().hex
-        if len(requests) == 1:
-            return [await self._claim_one(requests[0], worker, token)]
         operations = [
-            UpdateOne(self._claimable(request), self._claim_update(request, worker, token), upsert=request.record is not None)
+            UpdateOne(
+                self._claimable(request), self._claim_update(request, worker, token), upsert=request.record is not None
+            )
             for request in requests
         ]
         created: set[int] = set()
         taken: dict[int, Document] = {}
-        known = True
+        alone: set[int] = set()
+        sure = True
         try:
             result = await self._tasks.bulk_write(operations, ordered=False)
             created = set(result.upserted_ids or ())
         except BulkWriteError as error:
             details = error.details or {}
-            taken = {problem["index"]: problem for problem in details.get("writeErrors", ())}
-            if any(problem["code"] != 11000 for problem in taken.values()):
-                return await self._claim_each(requests, worker)
-            created = {entry["index"] for entry in details.get("upserted", ())}
-            known = not details.get("writeConcernErrors")
-        except UNSTORABLE:
-            return await self._claim_each(requests, worker)
-        except PyMongoError as error:
-            if not is_passing(error):
-                # One document that the server refuses must not fail its neighbours.
-                return await self._claim_each(requests, worker)
-            known = False
-        if not known:
-            created, taken = set(), {}
-        return await self._answers(requests, worker, token, created, taken, known)
+            problems = {problem["index"]: problem for problem in details.get("writeErrors", ())}
+            sure = not details.get("writeConcernErrors")
+            if sure:
+                created = {entry["index"] for entry in details.get("upserted", ())}
+                taken = {index: problem for index, problem in problems.items() if problem["code"] == DUPLICATE_KEY}
+            alone = problems.keys() - taken.keys()
+        except (PyMongoError, *UNSTORABLE) as error:
+            if isinstance(error, PyMongoError) and is_passing(error):
+                sure = False
+            else:
+                # One document that cannot be encoded, or that the server refuses, must not fail its neighbours.
+                alone = set(range(len(requests)))
+        return await self._answers(requests, worker, token, created, taken, alone, sure)
 
     async def _answers(
         self,
         requests: Sequence[ClaimRequest],
         worker: str,
         token: str,
-        created: set[int],
-        taken: dict[int, Document],
-        known: bool,
+        created: Collection[int],
+        taken: Mapping[int, Document],
+        alone: Collection[int],
+        sure: bool,
     ) -> list[ClaimAnswer]:
-        """Who owns what: created is mine; for the rest that did not err the token is read back (P7, P8)."""
-        unsure = [request.id for index, request in enumerate(requests) if index not in created and index not in taken]
-        mine = await self._mine(unsure, token) if unsure else {}
+        """Who owns what. Created is mine; ``taken`` is not; of the rest, what bears the token is mine (P7, P8).
+
+        ``alone``: failed in the batch for reasons of its own; tried again by itself. Not ``sure``: the reply was lost.
+        """
+        unclear = [request.id for index, request in enumerate(requests) if index not in created and index not in taken]
+        mine = await self._mine(unclear, token)
+        unsure = [] if sure else [task_id for task_id in unclear if task_id not in mine]
+        known = await self._known(unsure)
         answers: list[ClaimAnswer] = []
         for index, request in enumerate(requests):
             if index in created and request.record is not None:
                 answers.append(Claimed(self._as_claimed(request.record, worker, token)))
-            elif index in taken:
-                answers.append(await self._refused(request, taken[index], worker))
             elif request.id in mine:
                 answers.append(Claimed(mine[request.id]))
-            elif known or await self._exists(request.id):
-                answers.append(Known())
-            elif request.record is None:
+            elif index in taken:
+                answers.append(await self._surely(self._refused(request, taken[index], worker)))
+            elif index in alone:
+                answers.append(await self._surely(self._claim_one(request, worker)))
+            elif sure or request.record is None or request.id in known:
                 answers.append(Known())
             else:
                 answers.append(NotDone())
         return answers
 
-    async def _claim_each(self, requests: Sequence[ClaimRequest], worker: str) -> list[ClaimAnswer]:
-        return [await self._claim_one(request, worker, uuid4().hex) for request in requests]
+    async def _surely(self, answer: Awaitable[ClaimAnswer]) -> ClaimAnswer:
+        """One cannot cost its neighbours their answers: what is not known by now is left to the next delivery."""
+        try:
+            return await answer
+        except StoreUnavailable:
+            return NotDone()
 
-    async def _claim_one(self, request: ClaimRequest, worker: str, token: str) -> ClaimAnswer:
+    async def _claim_one(self, request: ClaimRequest, worker: str) -> ClaimAnswer:
         while True:
+            token = uuid4().hex
             try:
-                document = await self._tasks.find_one_and_update(
+                document = await change(
+                    self._tasks,
                     self._claimable(request),
                     self._claim_update(request, worker, token),
                     upsert=request.record is not None,
-                    return_document=ReturnDocument.AFTER,
                 )
             except DuplicateKeyError as error:
                 answer = await self._duplicate(request, error.details or {})
                 if answer is not None:
                     return answer
                 continue  # the live one ended between the two: try again (P4)
-            except UNSTORABLE as error:
-                return Rejected(short(error))
-            except PyMongoError as error:
-                if not is_passing(error):
+            except (PyMongoError, *UNSTORABLE) as error:
+                if isinstance(error, PyMongoError) and is_passing(error):
+                    return (await self._answers([request], worker, token, (), {}, (), sure=False))[0]
+                if request.record is not None and is_unstorable(error):
                     return Rejected(short(error))
-                answers = await self._answers([request], worker, token, set(), {}, False)
-                return answers[0]
+                raise translate(error, self._database.url) from error
             return Claimed(task_from(document)) if document is not None else Known()
 
     async def _refused(self, request: ClaimRequest, problem: Document, worker: str) -> ClaimAnswer:
         answer = await self._duplicate(request, problem)
-        return answer if answer is not None else await self._claim_one(request, worker, uuid4().hex)
+        return answer if answer is not None else await self._claim_one(request, worker)
 
-    async def _duplicate(self, request: ClaimRequest, problem: Document) -> ClaimAnswer | None:
+    async def _duplicate(self, request: ClaimRequest, problem: Mapping[str, Any]) -> ClaimAnswer | None:
         """A refused upsert: the id is known, or its live key belongs to another (P4); None: not any more."""
         key = request.record.live_key if request.record else None
         if key is None or "liveKey" not in problem.get("keyPattern", {"_id": 1}):
@@ -153,10 +180,9 @@ class MongoClaims(Claims):
             "$unset": {"relayAt": "", "again": ""},
         }
         if request.record is not None:
+            written = {"_id", *(name for part in update.values() for name in part)}
             record = task_document(request.record)
-            for name in ("_id", "status", "fence", "attempt", "relayAt", "again"):
-                record.pop(name, None)
-            update["$setOnInsert"] = record
+            update["$setOnInsert"] = {name: value for name, value in record.items() if name not in written}
         return update
 
     def _as_claimed(self, record: Task, worker: str, token: str) -> Task:
@@ -176,39 +202,52 @@ class MongoClaims(Claims):
 
     async def _mine(self, ids: Sequence[str], token: str) -> dict[str, Task]:
         async def read() -> dict[str, Task]:
-            cursor = self._tasks.find({"_id": {"$in": list(ids)}, "claimToken": token, "status": "running"})
+            cursor = self._tasks.find({"_id": {"$in": ids}, "claimToken": token, "status": "running"})
             return {document["_id"]: task_from(document) async for document in cursor}
 
-        return await self._database.repeat(read, _READ_BACK_SECONDS)
+        return await self._database.repeat(read, _READ_BACK_SECONDS) if ids else {}
 
-    async def _exists(self, task_id: str) -> bool:
-        found = await self._database.repeat(lambda: self._tasks.find_one({"_id": task_id}, {"_id": 1}), _READ_BACK_SECONDS)
-        return found is not None
+    async def _known(self, ids: Sequence[str]) -> set[str]:
+        async def read() -> set[str]:
+            return {document["_id"] async for document in self._tasks.find({"_id": {"$in": ids}}, {"_id": 1})}
 
-    # ---- settle ----------------------------------------------------------------------------------------------------------
+        return await self._database.repeat(read, _READ_BACK_SECONDS) if ids else set()
+
+    # ---- settle ------------------------------------------------------------------------------------------------------
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[SettleAnswer]:
-        operations = [UpdateOne(_owned(settlement), self._settle_update(settlement)) for settlement in settlements]
+        if not settlements:
+            return []
+        now = self._clock.now()
         try:
+            operations = [
+                UpdateOne(_owned(settlement), move_update(settlement, now, keep_token=True))
+                for settlement in settlements
+            ]
             result = await self._tasks.bulk_write(operations, ordered=False)
             if result.matched_count == len(settlements):
                 return [Settled(settlement.move.status) for settlement in settlements]
-        except PyMongoError as error:
-            if not is_passing(error):
+        except (PyMongoError, *UNSTORABLE) as error:
+            if is_unstorable(error):
                 return await self._settle_each(settlements, error)
+            if not isinstance(error, PyMongoError) or not is_passing(error):
+                raise translate(error, self._database.url) from error
         return await self._read_back(settlements)
 
-    async def _settle_each(self, settlements: Sequence[Settlement], error: PyMongoError) -> list[SettleAnswer]:
-        """One write that the server refuses must not fail its neighbours."""
-        if len(settlements) == 1:
-            raise error
-        answers: list[SettleAnswer] = []
-        for settlement in settlements:
-            answers += await self.settle([settlement])
-        return answers
+    async def _settle_each(self, settlements: Sequence[Settlement], error: Exception) -> list[SettleAnswer]:
+        """One result that cannot be kept must not fail its neighbours, nor keep its own run from ending."""
+        if len(settlements) > 1:
+            return [(await self.settle([settlement]))[0] for settlement in settlements]
+        settlement = settlements[0]
+        if settlement.result is None:
+            raise translate(error, self._database.url) from error
+        note = replace(
+            settlement.move, event=settlement.move.event or "note", reason=f"the result was not kept: {short(error)}"
+        )
+        return await self.settle([replace(settlement, result=None, move=note)])
 
     async def _read_back(self, settlements: Sequence[Settlement]) -> list[SettleAnswer]:
-        """A short count, or no answer: the token tells what happened (P7, P8)."""
+        """A short count, or no reply: the token tells what happened (P7, P8)."""
 
         async def read() -> dict[str, Document]:
             cursor = self._tasks.find(
@@ -251,12 +290,13 @@ class MongoClaims(Claims):
             )
             for item in refused
         ]
-        await self._database.repeat(lambda: self._tasks.bulk_write(operations, ordered=False))
+        # Only a line of history: what is known of the settlements is worth more.
+        with suppress(StoreUnavailable):
+            await self._database.once(lambda: self._tasks.bulk_write(operations, ordered=False))
 
-    def _settle_update(self, settlement: Settlement) -> Document:
-        return move_update(settlement, self._clock.now(), keep_token=True)
-
-    async def save(self, task_id: str, token: str, *, progress: Progress | None, checkpoint: Any, keep_checkpoint: bool) -> bool:
+    async def save(
+        self, task_id: str, token: str, *, progress: Progress | None, checkpoint: Any, keep_checkpoint: bool
+    ) -> bool:
         fields: Document = {}
         if progress is not None:
             fields["progress"] = progress.model_dump(by_alias=True, exclude_none=True)
@@ -287,7 +327,10 @@ def _owned(settlement: Settlement) -> Document:
 
 
 def move_update(settlement: Settlement, now: datetime, *, keep_token: bool) -> Document:
-    """A ``Move`` as one update. A settled task keeps its token, so that a lost reply can be read back; a rescued one does not."""
+    """A ``Move`` as one update.
+
+    A settled task keeps its token, so that a lost reply can be read back; a rescued one does not.
+    """
     move = settlement.move
     put: Document = {"status": move.status.value}
     drop: Document = {"processingAt": "", "claimedBy": ""}
@@ -297,8 +340,9 @@ def move_update(settlement: Settlement, now: datetime, *, keep_token: bool) -> D
     if move.error is not None:
         put["lastError"] = move.error.model_dump(by_alias=True, exclude_none=True)
     if move.status is TaskStatus.PENDING:
-        put["retryAt"] = settlement.retry_at
-        put["relayAt"] = settlement.relay_at
+        # Never without either: a pending task that relay does not see could wait for ever.
+        put["retryAt"] = settlement.retry_at or move.retry_at or now
+        put["relayAt"] = settlement.relay_at or put["retryAt"]
         if move.new_run:
             put.update({"attempt": 0, "retryCount": 0})
             drop.update({"again": "", "cancelRequestedAt": "", "checkpoint": "", "progress": "", "reason": ""})
@@ -311,11 +355,11 @@ def move_update(settlement: Settlement, now: datetime, *, keep_token: bool) -> D
         drop["again"] = ""
         update["$rename"] = {"liveKey": "endedKey"}
         if move.status is TaskStatus.FAILED:
-            put["relayAt"] = settlement.relay_at
+            put["relayAt"] = settlement.relay_at or now
         else:
             drop["relayAt"] = ""
         if move.status is not TaskStatus.COMPLETED and move.reason is not None:
-            put["reason"] = move.reason
+            put["reason"] = safe_text(move.reason)
         if move.status is TaskStatus.COMPLETED and settlement.result is not None:
             put["result"] = settlement.result
         if move.failed:
@@ -334,7 +378,7 @@ async def note_request(
     tasks = database.tasks
     live = await database.repeat(lambda: tasks.find_one({"liveKey": key}, {"status": 1}))
     if live is None:
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.01)  # its end may not be visible everywhere yet: the caller tries again
         return None
     if live["_id"] == asked_by:
         return Known()

@@ -7,16 +7,18 @@ from typing import Any, TypeVar
 
 from bson.errors import InvalidDocument
 from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorCollection
+from pymongo import ReturnDocument
 from pymongo.errors import (
     BulkWriteError,
     ConfigurationError,
     ConnectionFailure,
+    DuplicateKeyError,
     InvalidURI,
     OperationFailure,
     PyMongoError,
 )
 
-from service.errors import ConfigError, StoreUnavailable
+from service.errors import ConfigError, PayloadRefused, StoreUnavailable
 from service.settings import hide_password
 
 Document = dict[str, Any]
@@ -28,9 +30,15 @@ OPERATION_SECONDS = 4.0
 REPEAT_SECONDS = 8.0
 """How long an idempotent operation is repeated while the store is away."""
 
-# Codes of a server that is going away, or of a time limit: the outcome is unknown.
-_PASSING = frozenset({50, 64, 91, 189, 262, 10107, 11600, 11602, 13435, 13436})
+# Codes of a server that is going away or is cut off, or of a time limit: the outcome is unknown.
+_PASSING = frozenset(
+    {6, 7, 24, 43, 50, 64, 89, 91, 112, 134, 189, 262, 317, 9001, 10107, 11600, 11601, 11602, 13435, 13436}
+)
 _DENIED = frozenset({13, 18, 8000})
+# Codes of a document that the server will never keep: too deep, too large, or refused by a validator.
+_REFUSED = frozenset({15, 22, 52, 55, 56, 57, 121, 10334, 17419, 17420})
+
+DUPLICATE_KEY = 11000
 
 UNSTORABLE = (InvalidDocument, OverflowError, UnicodeError, RecursionError)
 """What encoding a document raises when a value does not fit BSON."""
@@ -51,23 +59,48 @@ OPTIONS: dict[str, Any] = {
 
 def is_passing(error: PyMongoError) -> bool:
     """Whether the error says that the server cannot be reached, or that the outcome is unknown."""
-    if isinstance(error, ConnectionFailure) or error.timeout:
+    if isinstance(error, ConnectionFailure) or error.timeout or error.has_error_label("RetryableWriteError"):
         return True
+    if isinstance(error, BulkWriteError) and (error.details or {}).get("writeConcernErrors"):
+        return True
+    return not _codes(error).isdisjoint(_PASSING)
+
+
+def is_unstorable(error: Exception) -> bool:
+    """Whether the error says that a document can never be kept, whoever asks."""
+    if isinstance(error, PyMongoError):
+        return not is_passing(error) and not _codes(error).isdisjoint(_REFUSED)
+    return isinstance(error, UNSTORABLE)
+
+
+def _codes(error: PyMongoError) -> set[int]:
+    """The server's code, or those of each write in a bulk."""
     if isinstance(error, BulkWriteError):
-        return bool((error.details or {}).get("writeConcernErrors"))
-    return isinstance(error, OperationFailure) and (error.code in _PASSING or error.has_error_label("RetryableWriteError"))
+        return {problem["code"] for problem in (error.details or {}).get("writeErrors", ())}
+    return {error.code} if isinstance(error, OperationFailure) and error.code is not None else set()
 
 
-def translate(error: PyMongoError, url: str) -> Exception:
+def translate(error: Exception, url: str) -> Exception:
     """The error of ours for an error of the driver."""
     where = hide_password(url)
-    if is_passing(error):
-        return StoreUnavailable(f"MongoDB at {where} does not answer: {short(error)}")
-    if isinstance(error, OperationFailure) and error.code in _DENIED:
-        return ConfigError(f"MongoDB at {where} denies access: {short(error)}; see user, password and roles in VERGER_MONGODB_URL")
+    if is_unstorable(error):
+        return PayloadRefused("document", short(error), "cannot be stored", "send smaller, flatter JSON")
     if isinstance(error, (ConfigurationError, InvalidURI)):
         return ConfigError(f"VERGER_MONGODB_URL ({where}): {short(error)}")
+    if isinstance(error, OperationFailure) and error.code in _DENIED:
+        return ConfigError(
+            f"MongoDB at {where} denies access: {short(error)}; see user, password and roles in VERGER_MONGODB_URL"
+        )
+    if isinstance(error, (ConnectionFailure, OperationFailure)):
+        return StoreUnavailable(f"MongoDB at {where} does not answer: {short(error)}")
     return error
+
+
+async def change(
+    collection: Collection, which: Document, update: Document, *, upsert: bool = False
+) -> Document | None:
+    """One atomic compare-and-set; the document as it then is, None if nothing matched."""
+    return await collection.find_one_and_update(which, update, upsert=upsert, return_document=ReturnDocument.AFTER)
 
 
 def short(error: Exception) -> str:
@@ -91,13 +124,16 @@ class Database:
         self.workers: Collection = self._database["workers"]
 
     async def once(self, operation: Callable[[], Awaitable[T]]) -> T:
-        """Run an operation whose repetition is not harmless; the driver itself repeats retryable writes once.
+        """Run an operation whose repetition is not harmless; the driver itself repeats retryable writes.
 
-        Raises StoreUnavailable: the outcome is unknown.
+        Raises StoreUnavailable: the outcome is unknown. A duplicate key is the caller's to explain, here and in
+        ``repeat``.
         """
         try:
             return await operation()
-        except PyMongoError as error:
+        except DuplicateKeyError:
+            raise
+        except (PyMongoError, *UNSTORABLE) as error:
             raise translate(error, self.url) from error
 
     async def repeat(self, operation: Callable[[], Awaitable[T]], seconds: float = REPEAT_SECONDS) -> T:
@@ -108,8 +144,11 @@ class Database:
         while True:
             try:
                 return await operation()
-            except PyMongoError as error:
-                if not is_passing(error) or loop.time() + pause > until:
+            except DuplicateKeyError:
+                raise
+            except (PyMongoError, *UNSTORABLE) as error:
+                passing = isinstance(error, PyMongoError) and is_passing(error)
+                if not passing or loop.time() + pause > until:
                     raise translate(error, self.url) from error
             await asyncio.sleep(pause * (0.5 + random.random()))
             pause = min(pause * 2, 2.0)

@@ -4,15 +4,17 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
-from bson import DBRef
+from bson import DBRef, Int64
 from pydantic import BaseModel
 
 from schemas.schedule import Schedule
 from schemas.task import HISTORY_LIMIT, HistoryEntry, Task
+from service.payload import safe_text
 from service.store.mongo.database import Document
 
 _TASK_FIELDS = [(name, info.alias or name) for name, info in Task.model_fields.items() if name != "id"]
-_JSON_FIELDS = ("taskBody", "result", "checkpoint")
+_TASK_NAMES = frozenset(alias for _, alias in _TASK_FIELDS)
+_SCHEDULE_NAMES = frozenset(info.alias or name for name, info in Schedule.model_fields.items() if name != "id")
 _KEPT_NULLS = ("maxAttempts",)
 """Null means something here: retry for ever."""
 
@@ -35,28 +37,27 @@ def task_document(task: Task) -> Document:
 
 def task_from(document: Document) -> Task:
     """A stored task."""
-    fields = dict(document)
-    fields["id"] = fields.pop("_id")
-    for name in _JSON_FIELDS:
-        if name in fields:
-            fields[name] = _plain(fields[name])
-    return Task.model_validate(fields)
+    return Task.model_validate(_fields(document, _TASK_NAMES))
 
 
 def tasks_from(documents: Iterable[Document]) -> list[Task]:
     return [task_from(document) for document in documents]
 
 
+def _fields(document: Document, names: frozenset[str]) -> Document:
+    """What a model takes: fields of a newer version, which may run beside this one, are left out."""
+    return {"id": document["_id"], **{name: _plain(value) for name, value in document.items() if name in names}}
+
+
 def _plain(value: Any) -> Any:
-    """JSON as it was sent: the driver reads an object with ``$ref`` and ``$id`` as a reference."""
+    """JSON as it was sent: the driver reads ``{"$ref", "$id"}`` as a reference, and long integers as its own type."""
     if isinstance(value, dict):
-        for key, child in value.items():
-            if isinstance(child, (dict, list, DBRef)):
-                value[key] = _plain(child)
-        return value
+        return {key: _plain(child) for key, child in value.items()}
     if isinstance(value, list):
         return [_plain(child) for child in value]
-    return _plain(dict(value.as_doc())) if isinstance(value, DBRef) else value
+    if isinstance(value, DBRef):
+        return _plain(value.as_doc())
+    return int(value) if isinstance(value, Int64) else value
 
 
 def schedule_document(schedule: Schedule) -> Document:
@@ -77,15 +78,13 @@ def schedule_document(schedule: Schedule) -> Document:
 
 def schedule_from(document: Document) -> Schedule:
     """A stored schedule."""
-    fields = dict(document)
-    fields["id"] = fields.pop("_id")
-    fields["taskBody"] = _plain(fields.get("taskBody", {}))
-    return Schedule.model_validate(fields)
+    return Schedule.model_validate(_fields(document, _SCHEDULE_NAMES))
 
 
 def history_push(
     at: datetime, event: str, *, reason: str | None = None, worker: str | None = None, fence: int | None = None
 ) -> Document:
     """The ``$push`` of one line of history, which stays bounded."""
-    entry = HistoryEntry(at=at, event=event, reason=reason and reason[:500], worker=worker or None, fence=fence or None)
+    reason = safe_text(reason[:500]) if reason else None
+    entry = HistoryEntry(at=at, event=event, reason=reason, worker=worker or None, fence=fence or None)
     return {"history": {"$each": [entry.model_dump(by_alias=True, exclude_none=True)], "$slice": -HISTORY_LIMIT}}

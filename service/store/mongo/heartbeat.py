@@ -1,4 +1,4 @@
-"""The heartbeat's own link: the synchronous driver in its own thread, so that a blocked event loop cannot lose claims."""
+"""The heartbeat's own link: the synchronous driver, in a thread, so that a blocked event loop cannot lose claims."""
 
 import time
 from typing import Any

@@ -1,6 +1,6 @@
 """Every index, and why it earns its writes."""
 
-from pymongo import ASCENDING, DESCENDING, IndexModel
+from pymongo import ASCENDING, DESCENDING, IndexModel, timeout
 
 from service.store.mongo.database import Database
 
@@ -11,15 +11,20 @@ def _present(field: str) -> dict[str, dict[str, bool]]:
 
 
 TASKS = [
+    # The status is the same in every key, but without it here the server would fetch each document to compare it.
     IndexModel(
-        [("taskType", ASCENDING), ("relayAt", ASCENDING), ("_id", ASCENDING)],
+        [("status", ASCENDING), ("taskType", ASCENDING), ("relayAt", ASCENDING), ("_id", ASCENDING)],
         name="relay",
         partialFilterExpression={"status": "pending", **_present("relayAt")},
     ),
     IndexModel(
         [("relayAt", ASCENDING)], name="dead", partialFilterExpression={"status": "failed", **_present("relayAt")}
     ),
-    IndexModel([("processingAt", ASCENDING), ("_id", ASCENDING)], name="stale", partialFilterExpression=_present("processingAt")),
+    IndexModel(
+        [("processingAt", ASCENDING), ("_id", ASCENDING)],
+        name="stale",
+        partialFilterExpression=_present("processingAt"),
+    ),
     IndexModel([("liveKey", ASCENDING)], name="live", unique=True, partialFilterExpression=_present("liveKey")),
     IndexModel(
         [("taskType", ASCENDING), ("status", ASCENDING), ("finishedAt", DESCENDING), ("_id", DESCENDING)],
@@ -41,11 +46,17 @@ SCHEDULES = [
 WORKERS = [IndexModel([("seenAt", ASCENDING)], name="seen")]
 
 
+BUILD_SECONDS = 300.0
+"""Limit for an index on a collection that has grown large already."""
+
+
 async def ensure_indexes(database: Database) -> None:
     """Create what is missing; two processes may do it at once."""
-    for collection, indexes in (
-        (database.tasks, TASKS),
-        (database.schedules, SCHEDULES),
-        (database.workers, WORKERS),
-    ):
-        await database.repeat(lambda c=collection, i=indexes: c.create_indexes(i))  # type: ignore[misc]
+
+    async def create() -> None:
+        with timeout(BUILD_SECONDS):
+            await database.tasks.create_indexes(TASKS)
+            await database.schedules.create_indexes(SCHEDULES)
+            await database.workers.create_indexes(WORKERS)
+
+    await database.repeat(create)

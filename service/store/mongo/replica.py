@@ -21,8 +21,8 @@ async def ensure_replica_set(
 ) -> None:
     """Return once the server at ``url`` is the primary of the one-node set ``name`` under the address ``host``.
 
-    Starts the set if there is none, and moves it if the server was restarted on another port. Changes nothing otherwise,
-    so it may be called at every start.
+    Starts the set if there is none, and moves it if the server was restarted on another port. Changes nothing
+    otherwise, so it may be called at every start.
 
     Args:
         url: connects to the server alone: without ``replicaSet``, which a server that has none yet would fail.

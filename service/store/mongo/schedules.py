@@ -1,24 +1,35 @@
 """Schedules and their fires. Rules P17–P19 of docs/protocol.md."""
 
+import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
-from pymongo import ReturnDocument, UpdateOne
-from pymongo.errors import DuplicateKeyError
+from pymongo import UpdateOne
+from pymongo.errors import DuplicateKeyError, PyMongoError
 
-from schemas.schedule import Schedule
+from schemas.schedule import Firing, Schedule
 from schemas.task import TaskStatus
 from service.clock import StoreClock
 from service.errors import Conflict
-from service.store.mongo.database import Database, Document
+from service.store.mongo.database import REPEAT_SECONDS, Database, Document, change, translate
 from service.store.mongo.documents import schedule_document, schedule_from
 from service.store.port import FireClaim, FireEnd, RunEnd, Schedules
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ENGINE_FIELDS = frozenset(
-    {"firing", "lastFireAt", "lastTaskId", "lastStatus", "lastEndedAt", "lastSuccessAt", "lastDurationMs", "skipped", "createdAt"}
+    {
+        "firing",
+        "lastFireAt",
+        "lastTaskId",
+        "lastStatus",
+        "lastEndedAt",
+        "lastSuccessAt",
+        "lastDurationMs",
+        "skipped",
+        "createdAt",
+    }
 )
 """What the engine keeps of a schedule: an edit leaves it alone."""
 
@@ -37,7 +48,9 @@ class MongoSchedules(Schedules):
         return schedule_from(document) if document is not None else None
 
     async def upcoming(self, limit: int) -> list[Schedule]:
-        return await self._read({"nextFireAt": {"$gt": _EPOCH}, "firing": {"$exists": False}}, "nextFireAt", limit)
+        return await self._read(
+            {"nextFireAt": {"$gt": _EPOCH}, "firing": {"$exists": False}, "enabled": True}, "nextFireAt", limit
+        )
 
     async def open_fires(self) -> list[Schedule]:
         return await self._read({"firing": {"$exists": True}}, "firing.at", 0)
@@ -49,24 +62,36 @@ class MongoSchedules(Schedules):
         return [schedule_from(document) for document in await self._database.repeat(read)]
 
     async def write(self, put: Sequence[Schedule], delete: Sequence[Schedule] = ()) -> None:
-        async def change(session: Any) -> None:
-            for schedule in put:
-                await self._put(schedule, session)
-            for schedule in delete:
-                gone = await self._schedules.delete_one(
-                    {"_id": schedule.id, "revision": schedule.revision}, session=session
-                )
-                if gone.deleted_count == 0:
-                    raise Conflict(f"schedule {schedule.id!r} was changed meanwhile; look again")
+        loop = asyncio.get_running_loop()
+        until = loop.time() + REPEAT_SECONDS
+        while True:
+            try:
+                return await self._database.once(lambda: self._transact(put, delete))
+            except DuplicateKeyError as error:
+                raise Conflict("a schedule of that id exists already; look again") from error
+            except _Undone as error:
+                if loop.time() > until:
+                    raise translate(error.reason, self._database.url) from error
+                await asyncio.sleep(0.05)
 
-        async def transact() -> None:
-            async with await self._database.client.start_session() as session:
-                try:
-                    await session.with_transaction(change)
-                except DuplicateKeyError as error:
-                    raise Conflict("a schedule of that id exists already; look again") from error
+    async def _transact(self, put: Sequence[Schedule], delete: Sequence[Schedule]) -> None:
+        async with await self._database.client.start_session() as session:
+            try:
+                async with session.start_transaction():
+                    for schedule in put:
+                        await self._put(schedule, session)
+                    for schedule in delete:
+                        await self._delete(schedule, session)
+            except PyMongoError as error:
+                # Nothing happened, says the server: another transaction was quicker, or the primary changed.
+                if error.has_error_label("TransientTransactionError"):
+                    raise _Undone(error) from error
+                raise
 
-        await self._database.once(transact)
+    async def _delete(self, schedule: Schedule, session: Any) -> None:
+        gone = await self._schedules.delete_one({"_id": schedule.id, "revision": schedule.revision}, session=session)
+        if gone.deleted_count == 0:
+            raise Conflict(f"schedule {schedule.id!r} was changed meanwhile; look again")
 
     async def _put(self, schedule: Schedule, session: Any) -> None:
         now = self._clock.now()
@@ -89,7 +114,7 @@ class MongoSchedules(Schedules):
         if result.matched_count == 0:
             raise Conflict(f"schedule {schedule.id!r} was changed meanwhile; look again")
 
-    # ---- fires -----------------------------------------------------------------------------------------------------------
+    # ---- fires -------------------------------------------------------------------------------------------------------
 
     async def begin_fires(self, fires: Sequence[FireClaim], by: str) -> list[Schedule]:
         now = self._clock.now()
@@ -137,10 +162,10 @@ class MongoSchedules(Schedules):
         if firing is None:
             return None
         document = await self._database.once(
-            lambda: self._schedules.find_one_and_update(
-                {"_id": schedule.id, "firing.fireAt": firing.fire_at, "firing.at": firing.at, "firing.by": firing.by},
+            lambda: change(
+                self._schedules,
+                _held(schedule.id, firing),
                 {"$set": {"firing.at": self._clock.now(), "firing.by": f"{by}/{uuid4().hex[:12]}"}},
-                return_document=ReturnDocument.AFTER,
             )
         )
         return schedule_from(document) if document is not None else None
@@ -159,23 +184,28 @@ class MongoSchedules(Schedules):
             update["$set"] = {"lastFireAt": firing.fire_at, "lastTaskId": end.task_id}
         if end.skipped:
             update["$inc"] = {f"skipped.{reason}": count for reason, count in end.skipped.items()}
-        return UpdateOne(
-            {
-                "_id": end.schedule.id,
-                "firing.fireAt": firing.fire_at,
-                "firing.at": firing.at,
-                "firing.by": firing.by,
-            },
-            update,
-        )
+        return UpdateOne(_held(end.schedule.id, firing), update)
 
     async def record_runs(self, ends: Sequence[RunEnd]) -> None:
         operations = []
         for end in ends:
-            put: Document = {"lastStatus": end.status.value, "lastDurationMs": end.duration_ms, "lastEndedAt": end.at}
-            update: Document = {"$set": put}
-            if end.status is TaskStatus.COMPLETED:
-                update["$max"] = {"lastSuccessAt": end.at}
+            last: Document = {"lastStatus": end.status.value, "lastDurationMs": end.duration_ms, "lastEndedAt": end.at}
             older = {"$or": [{"lastEndedAt": {"$exists": False}}, {"lastEndedAt": {"$lte": end.at}}]}
-            operations.append(UpdateOne({"_id": end.schedule_id, **older}, update))
-        await self._database.repeat(lambda: self._schedules.bulk_write(operations, ordered=False))
+            operations.append(UpdateOne({"_id": end.schedule_id, **older}, {"$set": last}))
+            if end.status is TaskStatus.COMPLETED:
+                # By itself: a success that is noted late still counts, although a later run has failed.
+                operations.append(UpdateOne({"_id": end.schedule_id}, {"$max": {"lastSuccessAt": end.at}}))
+        if operations:
+            await self._database.repeat(lambda: self._schedules.bulk_write(operations))
+
+
+def _held(schedule_id: str, firing: Firing) -> Document:
+    """A fire as one holder knows it: whoever takes it over changes the time and the name (P18)."""
+    return {"_id": schedule_id, "firing.fireAt": firing.fire_at, "firing.at": firing.at, "firing.by": firing.by}
+
+
+class _Undone(Exception):
+    """A transaction of which nothing is left; it may be tried again."""
+
+    def __init__(self, reason: PyMongoError) -> None:
+        self.reason = reason

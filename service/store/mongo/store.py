@@ -55,8 +55,8 @@ class MongoStore(Store):
     def _check_set(self, hello: Document) -> None:
         if "setName" not in hello and hello.get("msg") != "isdbgrid":
             raise ConfigError(
-                f"MongoDB at {self.address} is a standalone server; Verger needs a replica set (one node will do): start mongod "
-                "with --replSet rs0 and run mongosh --eval 'rs.initiate()' once"
+                f"MongoDB at {self.address} is a standalone server; Verger needs a replica set (one node will do): "
+                "start mongod with --replSet rs0 and run mongosh --eval 'rs.initiate()' once"
             )
 
     async def close(self) -> None:

@@ -2,20 +2,32 @@
 
 import json
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Collection, Sequence
+from collections.abc import Collection as Many
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from pymongo import ReturnDocument
+from bson import CodecOptions
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 
+from schemas.base import to_instant
 from schemas.task import Task, TaskStatus
 from service.clock import StoreClock
-from service.errors import Conflict, InvalidInput, NotFound, PayloadRefused
+from service.errors import Conflict, InvalidInput, NotFound
 from service.store.mongo.claims import note_request
-from service.store.mongo.database import UNSTORABLE, Database, Document
+from service.store.mongo.database import (
+    DUPLICATE_KEY,
+    UNSTORABLE,
+    Collection,
+    Database,
+    Document,
+    change,
+    translate,
+)
 from service.store.mongo.documents import history_push, task_document, task_from, tasks_from
 from service.store.port import Created, Deduplicated, Page, TaskFilter, Tasks
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class MongoTasks(Tasks):
@@ -25,12 +37,9 @@ class MongoTasks(Tasks):
         self._database, self._tasks, self._clock = database, database.tasks, clock
 
     async def create(self, tasks: Sequence[Task], *, ask_again: bool = True, transaction: Any = None) -> list[Created]:
-        try:
-            if transaction is not None:
-                return [await self._create_inside(task, transaction, ask_again) for task in tasks]
-            refused = await self._insert([task_document(task) for task in tasks])
-        except UNSTORABLE as error:
-            raise PayloadRefused("taskBody", str(error)[:80], "cannot be stored", "send plain JSON") from None
+        if transaction is not None:
+            return [await self._create_inside(task, transaction, ask_again) for task in tasks]
+        refused = await self._insert([task_document(task) for task in tasks])
         answers = []
         for index, task in enumerate(tasks):
             by = refused.get(index)
@@ -39,6 +48,8 @@ class MongoTasks(Tasks):
 
     async def _insert(self, documents: list[Document]) -> dict[int, str]:
         """Insert what is new; index → the key that refused it, for the others."""
+        if not documents:
+            return {}
 
         async def insert() -> dict[int, str]:
             try:
@@ -46,7 +57,7 @@ class MongoTasks(Tasks):
             except BulkWriteError as error:
                 details = error.details or {}
                 problems = details.get("writeErrors", [])
-                if details.get("writeConcernErrors") or any(problem["code"] != 11000 for problem in problems):
+                if details.get("writeConcernErrors") or any(problem["code"] != DUPLICATE_KEY for problem in problems):
                     raise
                 return {problem["index"]: next(iter(problem["keyPattern"])) for problem in problems}
             return {}
@@ -74,21 +85,28 @@ class MongoTasks(Tasks):
 
     async def _create_inside(self, task: Task, session: Any, ask_again: bool) -> Created:
         """In the caller's transaction, where a duplicate key would abort everything: look first, then insert."""
+        # A session belongs to its client, which is the caller's own and may read dates without a time zone.
+        database = session.client.get_database(self._database.name, codec_options=CodecOptions(tz_aware=True))
+        tasks: Collection = database["tasks"]
+        document = task_document(task)
         try:
-            stored = await self._tasks.find_one({"_id": task.id}, session=session)
+            stored = await tasks.find_one({"_id": task.id}, session=session)
             if stored is not None:
                 return Created(task_from(stored), created=False, by="id")
             if task.live_key is not None:
-                live = await self._tasks.find_one({"liveKey": task.live_key}, session=session)
+                live = await tasks.find_one({"liveKey": task.live_key}, session=session)
                 if live is not None and live["status"] == "running" and ask_again:
-                    live = await self._tasks.find_one_and_update(
-                        {"_id": live["_id"], "status": "running"}, {"$set": {"again": True}}, session=session
-                    )
+                    line = history_push(self._clock.now(), "asked again", reason=f"by {task.id}")
+                    asked: Document = {"$set": {"again": True}, "$push": line}
+                    await tasks.update_one({"_id": live["_id"]}, asked, session=session)
+                    live["again"] = True
                 if live is not None:
                     return Created(task_from(live), created=False, by="live_key")
-            await self._tasks.insert_one(task_document(task), session=session)
+            await tasks.insert_one(document, session=session)
         except DuplicateKeyError as error:
             raise Conflict(f"another transaction created {task.id} or its live key; repeat yours") from error
+        except UNSTORABLE as error:
+            raise translate(error, self._database.url) from error
         # Other errors carry labels that the caller's with_transaction needs: they pass as they are.
         return Created(task, created=True)
 
@@ -96,7 +114,7 @@ class MongoTasks(Tasks):
         document = await self._database.repeat(lambda: self._tasks.find_one({"_id": task_id}))
         return task_from(document) if document is not None else None
 
-    async def get_many(self, task_ids: Collection[str]) -> dict[str, Task]:
+    async def get_many(self, task_ids: Many[str]) -> dict[str, Task]:
         async def read() -> dict[str, Task]:
             cursor = self._tasks.find({"_id": {"$in": list(task_ids)}})
             return {document["_id"]: task_from(document) async for document in cursor}
@@ -132,39 +150,41 @@ class MongoTasks(Tasks):
                 return stored
 
     async def replay(self, task_id: str, relay_at: datetime) -> Task:
-        put: Document = {"status": "pending", "attempt": 0, "retryCount": 0, "retryAt": self._clock.now(), "relayAt": relay_at}
+        now, relay_at = self._clock.now(), to_instant(relay_at)
         try:
             document = await self._change(
-                # Not before it is on the dead-letter exchange: a late clear of relayAt would hit the replayed task (P13).
+                # Not before it is on the dead-letter exchange: a late clear of relayAt would hit the replayed task.
                 {"_id": task_id, "status": "failed", "relayAt": {"$exists": False}},
                 {
-                    "$set": put,
+                    "$set": {"status": "pending", "attempt": 0, "retryCount": 0, "retryAt": now, "relayAt": relay_at},
                     "$unset": {"finishedAt": "", "again": "", "cancelRequestedAt": "", "reason": "", "progress": ""},
                     "$rename": {"endedKey": "liveKey"},
-                    "$push": history_push(self._clock.now(), "replayed"),
+                    "$push": history_push(now, "replayed"),
                 },
             )
         except DuplicateKeyError:
-            raise Conflict(f"task {task_id!r} cannot be replayed: another one with its live key is pending or running") from None
+            raise Conflict(
+                f"task {task_id!r} cannot be replayed: another one with its live key is pending or running"
+            ) from None
         if document is not None:
             return task_from(document)
         stored = await self.get(task_id)
         if stored is None:
             raise NotFound(f"there is no task {task_id!r}")
+        if stored.status is TaskStatus.PENDING and (stored.relay_at, stored.retry_at) == (relay_at, now):
+            return stored  # by an earlier try, whose reply was lost
         if stored.status is TaskStatus.FAILED:
             raise Conflict(f"task {task_id!r} is not on the dead-letter exchange yet; try again in a few seconds")
         raise Conflict(f"task {task_id!r} is {stored.status}; only a failed one can be replayed")
 
     async def _change(self, which: Document, update: Document) -> Document | None:
         """A compare-and-set whose repetition is harmless."""
-        return await self._database.repeat(
-            lambda: self._tasks.find_one_and_update(which, update, return_document=ReturnDocument.AFTER)
-        )
+        return await self._database.repeat(lambda: change(self._tasks, which, update))
 
-    # ---- reading ---------------------------------------------------------------------------------------------------------
+    # ---- reading -----------------------------------------------------------------------------------------------------
 
     async def find(self, which: TaskFilter, *, limit: int, cursor: str | None = None) -> Page:
-        query, key = await self._query(which)
+        query, key, index = await self._query(which)
         if cursor is not None:
             at, task_id = _read_cursor(cursor)
             # A range for the index; what is left to compare are ties.
@@ -173,7 +193,7 @@ class MongoTasks(Tasks):
 
         async def read() -> list[Document]:
             found = self._tasks.find(query).sort([(key, -1), ("_id", -1)]).limit(limit + 1)
-            return await found.to_list(limit + 1)
+            return await found.hint(index).to_list(limit + 1)
 
         documents = await self._database.repeat(read)
         more = documents[limit:]
@@ -181,29 +201,31 @@ class MongoTasks(Tasks):
         last = documents[-1] if more else None
         return Page(tasks_from(documents), _write_cursor(last[key], last["_id"]) if last else None)
 
-    async def _query(self, which: TaskFilter) -> tuple[Document, str]:
-        """The filter, and the field that orders it, so that an index serves both."""
+    async def _query(self, which: TaskFilter) -> tuple[Document, str, str]:
+        """The filter, the field that orders it, and the index that serves both."""
         query: Document = {}
-        if which.schedule_id is not None:
-            query["scheduleId"] = which.schedule_id
-            if which.status is not None:
-                query["status"] = which.status.value
-            return query, "createdAt"
-        types = [which.task_type] if which.task_type is not None else await self._types()
-        query["taskType"] = types[0] if len(types) == 1 else {"$in": types}
         if which.tenant_id is not None:
             query["tenantId"] = which.tenant_id
-        if which.status is None:
-            return query, "createdAt"
-        query["status"] = which.status.value
-        if which.status is TaskStatus.RUNNING:
-            query["processingAt"] = {"$gt": datetime(1970, 1, 1, tzinfo=UTC)}
-            return query, "processingAt"
-        if which.status is TaskStatus.PENDING:
-            query["relayAt"] = {"$gt": datetime(1970, 1, 1, tzinfo=UTC)}
-            return query, "relayAt"
-        query["finishedAt"] = {"$gt": datetime(1970, 1, 1, tzinfo=UTC)}
-        return query, "finishedAt"
+        if which.status is not None:
+            query["status"] = which.status.value
+        if which.schedule_id is not None:
+            query["scheduleId"] = which.schedule_id
+            if which.task_type is not None:
+                query["taskType"] = which.task_type
+            return query, "createdAt", "schedule"
+        # Each type is a stretch of the index that is in order already; the server merges them.
+        query["taskType"] = which.task_type if which.task_type is not None else {"$in": await self._types()}
+        match which.status:
+            case None:
+                return query, "createdAt", "created"
+            case TaskStatus.RUNNING:
+                key, index = "processingAt", "stale"
+            case TaskStatus.PENDING:
+                key, index = "relayAt", "relay"
+            case _:
+                key, index = "finishedAt", "finished"
+        query[key] = {"$gt": _EPOCH}
+        return query, key, index
 
     async def _types(self) -> list[str]:
         """Every task type there is a task of: one index key for each."""
@@ -220,7 +242,7 @@ class MongoTasks(Tasks):
             )
             return await cursor.to_list(None)
 
-        epoch = {"$gt": datetime(1970, 1, 1, tzinfo=UTC)}
+        epoch = {"$gt": _EPOCH}
         found = await self._database.repeat(lambda: count({"finishedAt": epoch}, "finished"))
         found += await self._database.repeat(lambda: count({"processingAt": epoch}, "stale"))
         found += await self._database.repeat(lambda: count({"relayAt": epoch, "status": "pending"}, "relay"))
@@ -239,6 +261,6 @@ def _write_cursor(at: datetime, task_id: str) -> str:
 def _read_cursor(cursor: str) -> tuple[datetime, str]:
     try:
         at, task_id = json.loads(urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-        return datetime.fromisoformat(at), str(task_id)
-    except (ValueError, TypeError):
+        return to_instant(datetime.fromisoformat(at)), str(task_id).encode().decode()
+    except (ValueError, TypeError, RecursionError):
         raise InvalidInput("cursor", cursor, "is no cursor", "use the one that the last page gave") from None

@@ -9,6 +9,7 @@ from pymongo.errors import DuplicateKeyError
 from schemas.task import Task, TaskError, TaskStatus
 from schemas.worker import TaskTypeState
 from service.clock import StoreClock
+from service.payload import safe_text
 from service.states import Move, Seen
 from service.store.mongo.claims import move_update
 from service.store.mongo.database import Database, Document
@@ -19,20 +20,24 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MARKER_LIFE = timedelta(minutes=1)
 
 
+def _finished(task_type: str, status: TaskStatus, age: Document) -> Document:
+    return {"taskType": task_type, "status": status.value, "finishedAt": age}
+
+
 class MongoUpkeep(Upkeep):
     """Every write compares what was read: any number of schedulers may do the same at once."""
 
     def __init__(self, database: Database, clock: StoreClock) -> None:
         self._database, self._tasks, self._types, self._clock = database, database.tasks, database.types, clock
 
-    # ---- relay -----------------------------------------------------------------------------------------------------------
+    # ---- relay -------------------------------------------------------------------------------------------------------
 
     async def relay_heads(self) -> dict[str, datetime]:
         async def read() -> dict[str, datetime]:
-            # Sorted by the index and grouped by its first key, this is a distinct scan: one key for each type.
+            # A distinct scan, one key for each type: only with a range for every field of the index up to relayAt.
             cursor = self._tasks.aggregate(
                 [
-                    {"$match": {"status": "pending", "relayAt": {"$gt": _EPOCH}}},
+                    {"$match": {"status": "pending", "taskType": {"$gt": ""}, "relayAt": {"$gt": _EPOCH}}},
                     {"$sort": {"taskType": 1, "relayAt": 1}},
                     {"$group": {"_id": "$taskType", "at": {"$first": "$relayAt"}}},
                 ],
@@ -43,22 +48,20 @@ class MongoUpkeep(Upkeep):
         return await self._database.repeat(read)
 
     async def relay_due(self, task_type: str, now: datetime, limit: int) -> list[Task]:
-        query: Document = {"taskType": task_type, "status": "pending", "relayAt": {"$lte": now}}
-
-        async def read() -> list[Document]:
-            return await self._tasks.find(query).sort("relayAt", 1).limit(limit).to_list(limit)
-
-        return tasks_from(await self._database.repeat(read))
+        return await self._due({"status": "pending", "taskType": task_type, "relayAt": {"$lte": now}}, "relay", limit)
 
     async def dead_due(self, now: datetime, limit: int) -> list[Task]:
-        query: Document = {"status": "failed", "relayAt": {"$lte": now}}
+        return await self._due({"status": "failed", "relayAt": {"$lte": now}}, "dead", limit)
 
+    async def _due(self, query: Document, index: str, limit: int) -> list[Task]:
         async def read() -> list[Document]:
-            return await self._tasks.find(query).sort("relayAt", 1).limit(limit).to_list(limit)
+            return await self._tasks.find(query).sort("relayAt", 1).limit(limit).hint(index).to_list(limit)
 
         return tasks_from(await self._database.repeat(read))
 
     async def relay_move(self, moves: Sequence[RelayMove]) -> list[bool]:
+        if not moves:
+            return []
         operations = [
             UpdateOne(
                 {"_id": move.task.id, "status": move.task.status.value, "relayAt": move.task.relay_at},
@@ -85,7 +88,7 @@ class MongoUpkeep(Upkeep):
 
     async def give_up(self, task: Task, reason: str, message: str, relay_at: datetime) -> bool:
         now = self._clock.now()
-        error = TaskError(type="GivenUp", message=message, fingerprint=reason, at=now)
+        error = TaskError(type="GivenUp", message=safe_text(message), fingerprint=reason, at=now)
         result = await self._database.repeat(
             lambda: self._tasks.update_one(
                 {"_id": task.id, "status": "pending", "relayAt": task.relay_at},
@@ -106,35 +109,36 @@ class MongoUpkeep(Upkeep):
         return result.matched_count == 1
 
     async def put_dead(self, task: Task) -> bool:
+        now = self._clock.now()
+        document = task_document(task)
+        document |= {
+            "status": "failed",
+            "finishedAt": task.finished_at or now,
+            "relayAt": task.relay_at or now,
+        }
+
         async def insert() -> bool:
             try:
-                await self._tasks.insert_one(task_document(task))
+                await self._tasks.insert_one(document)
             except DuplicateKeyError:
                 return False
             return True
 
         return await self._database.repeat(insert)
 
-    # ---- rescue ----------------------------------------------------------------------------------------------------------
+    # ---- rescue ------------------------------------------------------------------------------------------------------
 
     async def stale_claims(self, stale_after: timedelta, limit: int) -> tuple[list[Task], datetime | None]:
-        async def read() -> list[Document]:
-            return await self._tasks.find({"processingAt": {"$gt": _EPOCH}}).sort("processingAt", 1).limit(1).to_list(1)
+        async def read(age: Document, most: int) -> list[Document]:
+            found = self._tasks.find({"processingAt": age}).sort("processingAt", 1).limit(most)
+            return await found.hint("stale").to_list(most)
 
-        # Not repeated: whoever rescues must know of an outage, for the heartbeats did not get through it either (P9).
-        oldest = await self._database.once(read)
-        if not oldest:
-            return [], None
         cutoff = self._clock.now() - stale_after
-        if oldest[0]["processingAt"] >= cutoff:
-            return [], oldest[0]["processingAt"] + stale_after
-
-        async def read_stale() -> list[Document]:
-            found = self._tasks.find({"processingAt": {"$lt": cutoff}}).sort("processingAt", 1).limit(limit)
-            return await found.to_list(limit)
-
-        # When the next is due is told by the next look, which follows at once.
-        return tasks_from(await self._database.repeat(read_stale)), self._clock.now()
+        stale = tasks_from(await self._database.repeat(lambda: read({"$gt": _EPOCH, "$lt": cutoff}, limit)))
+        if len(stale) == limit:
+            return stale, self._clock.now()
+        fresh = await self._database.repeat(lambda: read({"$gte": cutoff}, 1))
+        return stale, fresh[0]["processingAt"] + stale_after if fresh else None
 
     async def rescue(self, task: Task, move: Move, stale_after: timedelta, relay_at: datetime | None) -> bool:
         cancelled = task.cancel_requested_at is not None
@@ -158,7 +162,7 @@ class MongoUpkeep(Upkeep):
                     "attempt": task.attempt,
                     "again": True if task.again else {"$exists": False},
                     "cancelRequestedAt": {"$exists": cancelled},
-                    # The server compares with its own clock at the moment of the write: no clock of ours is trusted here.
+                    # The server compares with its own clock at the moment of the write: no clock of ours is trusted.
                     "$expr": {"$lt": ["$processingAt", {"$subtract": ["$$NOW", milliseconds]}]},
                 },
                 move_update(settlement, self._clock.now(), keep_token=False),
@@ -175,13 +179,13 @@ class MongoUpkeep(Upkeep):
         )
         return result.modified_count
 
-    # ---- prune -----------------------------------------------------------------------------------------------------------
+    # ---- prune -------------------------------------------------------------------------------------------------------
 
     async def prune(self, retention: Retention, now: datetime, limit: int) -> dict[str, int]:
         open_fires: list[str] = await self._database.repeat(
             lambda: self._database.schedules.distinct("_id", {"firing": {"$exists": True}})
         )
-        types: list[str] = await self._database.repeat(lambda: self._tasks.distinct("taskType", {"finishedAt": {"$gt": _EPOCH}}))
+        types: list[str] = await self._database.repeat(lambda: self._tasks.distinct("taskType"))
         ages = {
             TaskStatus.COMPLETED: max(retention.completed, retention.window),
             TaskStatus.CANCELLED: max(retention.completed, retention.window),
@@ -200,11 +204,11 @@ class MongoUpkeep(Upkeep):
     async def _prune_older(
         self, task_type: str, status: TaskStatus, before: datetime, spared: list[str], limit: int
     ) -> int:
-        query: Document = {"taskType": task_type, "status": status.value, "finishedAt": {"$gt": _EPOCH, "$lt": before}}
+        query = _finished(task_type, status, {"$gt": _EPOCH, "$lt": before})
 
         async def read() -> list[Document]:
             found = self._tasks.find(query, {"_id": 1}).sort("finishedAt", 1).limit(limit)
-            return await found.to_list(limit)
+            return await found.hint("finished").to_list(limit)
 
         return await self._delete([found["_id"] for found in await self._database.repeat(read)], query, spared)
 
@@ -212,26 +216,16 @@ class MongoUpkeep(Upkeep):
         self, task_type: str, retention: Retention, now: datetime, spared: list[str], limit: int
     ) -> int:
         """What the newest ``keep_completed`` leave over, outside the window."""
-        query: Document = {
-            "taskType": task_type,
-            "status": TaskStatus.COMPLETED.value,
-            "finishedAt": {"$gt": _EPOCH, "$lt": now - retention.window},
-        }
-        newest = {**query, "finishedAt": {"$gt": _EPOCH}}
+        edge = now - retention.window
+        query = _finished(task_type, TaskStatus.COMPLETED, {"$gt": _EPOCH, "$lt": edge})
+        inside = _finished(task_type, TaskStatus.COMPLETED, {"$gte": edge})
 
         async def read() -> list[Document]:
-            edge = (
-                await self._tasks.find(newest, {"finishedAt": 1})
-                .sort([("finishedAt", -1), ("_id", -1)])
-                .skip(retention.keep_completed)
-                .limit(1)
-                .to_list(1)
-            )
-            if not edge:
-                return []
-            at = min(edge[0]["finishedAt"], now - retention.window)
-            old = {**query, "finishedAt": {"$gt": _EPOCH, "$lte": at, "$lt": now - retention.window}}
-            return await self._tasks.find(old, {"_id": 1}).sort("finishedAt", 1).limit(limit).to_list(limit)
+            kept = 0
+            if retention.keep_completed:
+                kept = await self._tasks.count_documents(inside, limit=retention.keep_completed, hint="finished")
+            found = self._tasks.find(query, {"_id": 1}).sort([("finishedAt", -1), ("_id", -1)])
+            return await found.skip(retention.keep_completed - kept).limit(limit).hint("finished").to_list(limit)
 
         return await self._delete([found["_id"] for found in await self._database.repeat(read)], query, spared)
 
@@ -245,7 +239,7 @@ class MongoUpkeep(Upkeep):
         result = await self._database.repeat(lambda: self._tasks.delete_many(guard))
         return result.deleted_count
 
-    # ---- task types ------------------------------------------------------------------------------------------------------
+    # ---- task types --------------------------------------------------------------------------------------------------
 
     async def type_states(self) -> dict[str, TaskTypeState]:
         async def read() -> list[Document]:
@@ -264,12 +258,11 @@ class MongoUpkeep(Upkeep):
         outstanding = sent is not None and (seen is None or seen < sent) and sent > now - _MARKER_LIFE
         if outstanding or (sent is not None and sent >= now):
             return False
+        as_read: object = {"$exists": False} if sent is None else sent
         try:
             result = await self._database.once(
                 lambda: self._types.update_one(
-                    {"_id": task_type, "markerSentAt": sent} if sent else {"_id": task_type, "markerSentAt": {"$exists": False}},
-                    {"$set": {"markerSentAt": now}},
-                    upsert=True,
+                    {"_id": task_type, "markerSentAt": as_read}, {"$set": {"markerSentAt": now}}, upsert=True
                 )
             )
         except DuplicateKeyError:

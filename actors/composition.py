@@ -1,0 +1,263 @@
+"""From settings to a running process: the only importer of concrete adapters."""
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+
+import structlog
+
+from actors.control import ControlActor
+from actors.embedded import EmbeddedMongo, read_instance, start_mongod
+from actors.scheduler.duty import NAP, Duty
+from actors.scheduler.fire import Fire
+from actors.scheduler.intake import Intake
+from actors.scheduler.prune import Prune
+from actors.scheduler.relay import Relay
+from actors.scheduler.rescue import Rescue
+from actors.scheduler.scheduler import SchedulerActor
+from actors.scheduler.watch import Watch
+from actors.supervisor import Supervisor
+from actors.worker.worker import Worker
+from schemas.event import ControlCommand, ControlMessage
+from service.broker.memory import MemoryBroker
+from service.broker.names import Names
+from service.broker.port import Broker
+from service.broker.rabbitmq import RabbitBroker
+from service.client import Client
+from service.clock import StoreClock
+from service.errors import ConfigError, Unavailable
+from service.registry import Registry, load
+from service.settings import MEMORY_BROKER, Settings
+from service.store.mongo import MongoStore
+from service.version import VERSION
+
+log = structlog.get_logger()
+
+EMBEDDED_NAP = timedelta(seconds=1)
+"""In embedded mode other processes only write to the store: looking often replaces their messages."""
+
+
+class Role(StrEnum):
+    """What a process does; any set of them."""
+
+    SCHEDULER = "scheduler"
+    WORKER = "worker"
+
+
+def make_store(settings: Settings, url: str | None = None, clock: StoreClock | None = None) -> MongoStore:
+    """The store of the settings; ``url`` is that of the embedded server."""
+    return MongoStore(url or settings.mongodb_url, settings.database, clock)
+
+
+def make_broker(settings: Settings, clock: StoreClock) -> Broker:
+    """The broker of the settings."""
+    if settings.amqp_url == MEMORY_BROKER:
+        return MemoryBroker(clock)
+    return RabbitBroker(settings.amqp_url, Names(settings.prefix), clock)
+
+
+def task_types(registry: Registry) -> dict[str, tuple[str, ...]]:
+    """Task type → aliases: what the broker declares."""
+    return {handler.task_type: handler.aliases for handler in registry}
+
+
+class App:
+    """One process: the parts of its roles, started and stopped in order."""
+
+    def __init__(self, settings: Settings, roles: Collection[Role], registry: Registry | None = None) -> None:
+        self.settings, self.roles = settings, frozenset(roles)
+        self.registry = registry if registry is not None else load(settings.actors)
+        self.name = f"{socket.gethostname()}-{os.getpid()}"
+        self.worker: Worker | None = None
+        self._stack = AsyncExitStack()
+        self._supervisor = Supervisor()
+
+    async def start(self) -> None:
+        """Connect, trying again while servers are away, then start the roles.
+
+        Raises:
+            ConfigError: trying again cannot help.
+        """
+        self._refuse_split_embedded()
+        mongo = await self._embedded() if self.settings.embedded else None
+        self.store = make_store(self.settings, mongo.url if mongo else None)
+        self._stack.push_async_callback(self.store.close)
+        await _insist("store", self.store.open)
+        self.broker = make_broker(self.settings, self.store.clock)
+        self._stack.push_async_callback(self.broker.close)
+        await _insist("broker", lambda: self.broker.open(task_types(self.registry)))
+        self.client = Client(self.store, self.broker, self.registry, max_bytes=self.settings.max_message_bytes)
+        control = ControlActor(self.broker)
+        self._supervisor.start(control)
+        # From here on what was started is stopped in reverse: the worker drains while its claims are still looked after.
+        self._stack.push_async_callback(self._supervisor.stop, 5.0)
+        if Role.SCHEDULER in self.roles:
+            await self._start_scheduler(control)
+        if Role.WORKER in self.roles:
+            await self._start_worker(control)
+        log.info("verger.started", version=VERSION, roles=sorted(self.roles), task_types=len(self.registry))
+
+    async def stop(self) -> None:
+        """Drain and close everything; bounded in time."""
+        if self.worker is not None:
+            await self.worker.stop()
+        await self._stack.aclose()
+        log.info("verger.stopped")
+
+    def _refuse_split_embedded(self) -> None:
+        if self.settings.amqp_url == MEMORY_BROKER and self.roles != frozenset(Role):
+            raise ConfigError(
+                "VERGER_AMQP_URL is memory://, which does not leave this process: run all roles in it (verger dev), "
+                "or name a RabbitMQ, such as amqp://user:password@host:5672/"
+            )
+
+    async def _embedded(self) -> EmbeddedMongo:
+        mongo = await start_mongod(self.settings.data_dir, mongod=self.settings.mongod)
+        self._stack.push_async_callback(mongo.stop)
+        return mongo
+
+    async def _start_scheduler(self, control: ControlActor) -> None:
+        store, broker, settings = self.store, self.broker, self.settings
+        nap = EMBEDDED_NAP if settings.embedded else NAP
+        rescue = Rescue(store, broker, settings)
+        if settings.embedded:
+            # This process alone uses the private server: every worker it knows of is gone.
+            dead = [worker.id for worker in await store.workers.alive(store.clock.now() - timedelta(days=3650))]
+            adopted = await rescue.adopt(dead)
+            for worker_id in dead:
+                await store.workers.forget(worker_id)
+            if adopted:
+                log.info("claims.adopted", count=adopted)
+        scheduler: SchedulerActor
+        duties: list[Duty] = [
+            Fire(store, broker, self.registry, self.name, nap),
+            Relay(store, broker, self.registry, settings, nap),
+            rescue,
+            Intake(store, broker, self.registry, settings, lambda duty: scheduler.wake(duty)),
+            Prune(store, settings),
+            Watch(store, broker),
+        ]
+        scheduler = SchedulerActor(duties)
+
+        def tell(message: ControlMessage) -> None:
+            if message.command is ControlCommand.SCHEDULES_CHANGED:
+                scheduler.wake("fire")
+
+        control.listen(tell)
+        self._supervisor.start(scheduler)
+
+    async def _start_worker(self, control: ControlActor) -> None:
+        worker = Worker(self.settings, self.store, self.broker, self.registry, self.client, self.roles)
+        await _insist("store", worker.start)
+        control.listen(worker.tell)
+        self.worker = worker
+
+    async def failed(self) -> Exception:
+        """Returns only when an actor cannot be kept running."""
+        waits = [asyncio.create_task(self._supervisor.failed.wait())]
+        if self.worker is not None:
+            waits.append(asyncio.create_task(self.worker.failed.wait()))
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        reason = self._supervisor.reason or (self.worker.reason if self.worker else None)
+        return reason or RuntimeError("an actor failed")
+
+
+async def _insist(what: str, connect: Callable[[], Awaitable[None]]) -> None:
+    """Until it works; each failure is a log line that names the address."""
+    pause = 0.5
+    while True:
+        try:
+            return await connect()
+        except Unavailable as error:
+            log.warning(f"{what}.unavailable", error=str(error), again_in_seconds=pause)
+        await asyncio.sleep(pause)
+        pause = min(pause * 2, 10.0)
+
+
+async def serve(settings: Settings, roles: Collection[Role]) -> int:
+    """Run until SIGTERM or SIGINT, or until an actor cannot be kept running; returns the exit code.
+
+    A second signal ends the process at once.
+    """
+    app = App(settings, roles)
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+
+    def ask_to_stop(number: signal.Signals) -> None:
+        log.info("verger.stopping", signal=number.name)
+        stop.set()
+        for each in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(each)
+            signal.signal(each, signal.SIG_DFL)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ask_to_stop, number)
+    stopping = asyncio.create_task(stop.wait(), name="signal")
+    starting = asyncio.create_task(app.start(), name="start")
+    try:
+        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            starting.cancel()
+            await asyncio.wait((starting,))
+            return 0
+        await starting
+        failing = asyncio.create_task(app.failed(), name="failure")
+        await asyncio.wait((stopping, failing), return_when=asyncio.FIRST_COMPLETED)
+        if failing.done():
+            log.error("verger.failed", error=str(failing.result()))
+            return 1
+        failing.cancel()
+        return 0
+    finally:
+        stopping.cancel()
+        await app.stop()
+
+
+@dataclass(frozen=True)
+class Connection:
+    """What a command needs to talk to a running installation."""
+
+    settings: Settings
+    store: MongoStore
+    broker: Broker
+    registry: Registry
+    client: Client
+
+
+@asynccontextmanager
+async def connect(settings: Settings) -> AsyncIterator[Connection]:
+    """Connect as a client: to the running embedded instance, or to the servers of the settings.
+
+    Raises:
+        ConfigError: no embedded instance runs. Unavailable: a server does not answer.
+    """
+    registry = load(settings.actors)
+    url = None
+    if settings.embedded:
+        instance = read_instance(settings.data_dir)
+        if instance is None:
+            raise ConfigError(
+                f"no instance runs on {settings.data_dir}: start one with `verger dev` (or make run), or set VERGER_MONGODB_URL"
+            )
+        url = instance.mongodb_url
+    async with AsyncExitStack() as stack:
+        store = make_store(settings, url)
+        stack.push_async_callback(store.close)
+        await store.open()
+        broker = make_broker(settings, store.clock)
+        stack.push_async_callback(broker.close)
+        reaches_workers = settings.amqp_url != MEMORY_BROKER
+        if reaches_workers:
+            await broker.open(task_types(registry))
+        client = Client(store, broker, registry, max_bytes=settings.max_message_bytes, publishes=reaches_workers)
+        yield Connection(settings, store, broker, registry, client)

@@ -1,0 +1,104 @@
+"""Rescue: the only exit from running by others (P9)."""
+
+from collections.abc import Collection
+from datetime import timedelta
+
+import structlog
+
+from actors.scheduler.duty import NAP, Duty, until
+from schemas.event import Event, EventName
+from schemas.task import Task, TaskStatus
+from service.broker.port import Broker
+from service.envelope import dead_letter, for_stored
+from service.settings import Settings
+from service.states import RELAY_SLACK, rescue
+from service.store.port import RelayMove, Store
+
+log = structlog.get_logger()
+
+BATCH = 200
+MARGIN = timedelta(seconds=2)
+"""Beyond one heartbeat: how long healthy workers get to renew after an outage."""
+SLOW_SECONDS = 1.0
+"""An answer that took so long hid an outage: the driver repeats reads by itself."""
+
+
+class Rescue(Duty):
+    """It waits one heartbeat and a margin after its start, and after the first success that follows a store error:
+    in an outage healthy workers could not renew, and their runs must not be doubled."""
+
+    name = "rescue"
+
+    def __init__(self, store: Store, broker: Broker, settings: Settings) -> None:
+        self._store, self._broker = store, broker
+        self._stale_after, self._wait = settings.stale_claim_timeout, settings.heartbeat + MARGIN
+        self._failed = False
+        self._ready_at = store.clock.monotonic() + self._wait.total_seconds()
+
+    def outage(self) -> None:
+        self._failed = True
+
+    async def tick(self) -> timedelta:
+        begun = self._store.clock.monotonic()
+        if self._failed:
+            await self._store.sync_clock()
+            # Counted from the first answer, not from the last error.
+            self._failed = False
+            self._ready_at = self._store.clock.monotonic() + self._wait.total_seconds()
+        left = self._ready_at - begun
+        if left > 0:
+            return timedelta(seconds=left)
+        stale, next_at = await self._store.upkeep.stale_claims(self._stale_after, BATCH)
+        if self._store.clock.monotonic() - begun > SLOW_SECONDS:
+            self._failed = True
+            return timedelta()
+        for task in stale:
+            await self._rescue(task)
+        # A claim made just after this look must not be found later than a look at its own time would find it.
+        nap = min(NAP, self._stale_after)
+        return until(next_at, self._store.clock.now(), shortest=timedelta(milliseconds=100), nap=nap)
+
+    async def adopt(self, dead: Collection[str]) -> int:
+        """Rescue the claims of workers that are known to be gone, at once."""
+        count = await self._store.upkeep.rescue_workers(dead) if dead else 0
+        while count and (stale := (await self._store.upkeep.stale_claims(self._stale_after, BATCH))[0]):
+            for task in stale:
+                await self._rescue(task)
+        return count
+
+    async def _rescue(self, task: Task) -> None:
+        now = self._store.clock.now()
+        move = rescue(task, now)
+        due = None if move.status is TaskStatus.CANCELLED else now + RELAY_SLACK
+        if not await self._store.upkeep.rescue(task, move, self._stale_after, due):
+            return
+        log.warning(
+            "task.rescued", task_type=task.task_type, id=task.id, worker=task.claimed_by, attempt=task.attempt, status=move.status.value
+        )
+        settled = task.model_copy(
+            update={
+                "status": move.status,
+                "relay_at": due,
+                "retry_at": move.retry_at or task.retry_at,
+                "last_error": move.error or task.last_error,
+                "reason": move.reason,
+            }
+        )
+        if move.status is TaskStatus.PENDING:
+            # Published by rescue itself, whatever the queue holds: relay would wait behind a backlog.
+            await self._broker.publish([for_stored(settled, now)])
+        elif move.status is TaskStatus.FAILED:
+            log.error("task.failed", task_type=task.task_type, id=task.id, attempt=task.attempt, status="dead_letter", reason=move.reason)
+            if (await self._broker.publish([dead_letter(settled)]))[0]:
+                await self._store.upkeep.relay_move([RelayMove(settled, None)])
+        self._broker.emit(
+            Event(
+                event=EventName.TASK_RESCUED,
+                at=now,
+                task_id=task.id,
+                task_type=task.task_type,
+                schedule_id=task.schedule_id,
+                worker=task.claimed_by,
+                detail={"attempt": task.attempt, "status": move.status.value},
+            )
+        )

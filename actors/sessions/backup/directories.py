@@ -1,0 +1,174 @@
+"""Pack a folder into a tar that is the same, byte for byte, as long as the folder is.
+
+Entries are sorted by name. Kept: names, contents, permission bits, times of last change (in seconds: a restored file
+should not look newer than it is). Not kept: owners (0), links, devices, sockets, FIFOs, extended attributes. Symlinks
+are neither followed nor kept, so that nothing outside the folder gets in.
+"""
+
+import os
+import stat
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, BinaryIO
+
+from actors.sessions.backup.manifest import COMPRESSED
+from actors.sessions.backup.members import STEP_BYTES, Draft
+from actors.sessions.backup.names import escape
+from actors.sessions.blocking import Steps, in_steps
+
+FOLDER = "directories"
+PERMISSIONS = 0o777
+REPORTED = 20
+
+
+@dataclass(slots=True)
+class Packed:
+    """What became of a folder."""
+
+    entries: int = 0
+    skipped: int = 0
+    """Neither file nor folder."""
+    problems: list[str] = field(default_factory=list)
+    """Files that could not be read, or changed meanwhile; the first few."""
+    failed: int = 0
+
+    def fail(self, path: str, problem: str) -> None:
+        self.failed += 1
+        if len(self.problems) < REPORTED:
+            self.problems.append(f"{path}: {problem}")
+
+
+async def copy_directory(source: Path, draft: Draft, leave_out: Path) -> Packed:
+    """Add a folder to the draft, without ``leave_out`` (the backups themselves) should that lie in it.
+
+    Raises:
+        OSError: the folder itself cannot be listed.
+    """
+    spool = draft.spool()
+    packed = await in_steps(_pack(source, spool, leave_out), draft.advance)
+    file = f"{FOLDER}/{escape(str(source))}.tar{COMPRESSED}"
+    await draft.add(spool, file, "directory", str(source), entries=packed.entries)
+    return packed
+
+
+def measure(source: Path, leave_out: Path) -> int:
+    """About how many bytes it will take, uncompressed."""
+    return sum(1024 + each.seen.st_size for each in _walk_all(source, leave_out, Packed()))
+
+
+def _pack(source: Path, spool: Path, leave_out: Path) -> Steps[Packed]:
+    packed = Packed()
+    with spool.open("wb") as out:
+        for each in _walk_all(source, leave_out, packed):
+            if each.is_folder:
+                out.write(_header(each.path, each.seen))
+            else:
+                opened = _open(each, packed)
+                if opened is None:
+                    continue
+                with opened as file:
+                    # Of the opened file: it may be another one by now.
+                    seen = os.fstat(file.fileno())
+                    out.write(_header(each.path, seen))
+                    yield from _copy_content(file, out, seen.st_size, each.path, packed)
+            packed.entries += 1
+        out.write(bytes(2 * tarfile.BLOCKSIZE))
+    return packed
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A folder or a regular file."""
+
+    path: str
+    """Below the source."""
+    parent: int
+    """Descriptor of its folder."""
+    name: str
+    seen: os.stat_result
+
+    @property
+    def is_folder(self) -> bool:
+        return stat.S_ISDIR(self.seen.st_mode)
+
+
+def _walk_all(source: Path, leave_out: Path, packed: Packed) -> Iterator[_Entry]:
+    try:
+        left_out = leave_out.stat()
+    except FileNotFoundError:
+        left_out = None
+    # The source itself may be a symlink: whoever named it meant what it leads to.
+    root = os.open(source, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield from _walk(root, "", left_out, packed)
+    finally:
+        os.close(root)
+
+
+def _walk(folder: int, prefix: str, left_out: os.stat_result | None, packed: Packed) -> Iterator[_Entry]:
+    """By descriptors of folders instead of paths: a folder that becomes a symlink meanwhile leads nowhere."""
+    for name in sorted(os.listdir(folder)):
+        path = prefix + name
+        try:
+            seen = os.stat(name, dir_fd=folder, follow_symlinks=False)
+            if left_out is not None and os.path.samestat(seen, left_out):
+                continue
+            if stat.S_ISREG(seen.st_mode):
+                yield _Entry(path, folder, name, seen)
+            elif stat.S_ISDIR(seen.st_mode):
+                flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+                inner = os.open(name, flags, dir_fd=folder)
+                try:
+                    yield _Entry(path, folder, name, seen)
+                    yield from _walk(inner, path + "/", left_out, packed)
+                finally:
+                    os.close(inner)
+            else:
+                packed.skipped += 1
+        except FileNotFoundError:
+            continue
+        except PermissionError as error:
+            packed.fail(path, str(error.strerror))
+
+
+def _open(entry: _Entry, packed: Packed) -> BinaryIO | None:
+    try:
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        descriptor = os.open(entry.name, flags, dir_fd=entry.parent)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        packed.fail(entry.path, str(error.strerror))
+        return None
+    file = os.fdopen(descriptor, "rb")
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        file.close()
+        packed.skipped += 1
+        return None
+    return file
+
+
+def _header(path: str, seen: os.stat_result) -> bytes:
+    folder = stat.S_ISDIR(seen.st_mode)
+    info = tarfile.TarInfo(path)
+    info.type = tarfile.DIRTYPE if folder else tarfile.REGTYPE
+    info.size = 0 if folder else seen.st_size
+    info.mode = stat.S_IMODE(seen.st_mode) & PERMISSIONS
+    info.mtime = int(seen.st_mtime)
+    return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+
+
+def _copy_content(file: IO[bytes], out: IO[bytes], size: int, path: str, packed: Packed) -> Steps[None]:
+    """Exactly ``size`` bytes, as the header says, whatever becomes of the file meanwhile."""
+    left = size
+    while left:
+        piece = file.read(min(STEP_BYTES, left))
+        if not piece:
+            packed.fail(path, f"lost {left} of its {size} bytes while it was read")
+            piece = bytes(min(STEP_BYTES, left))
+        out.write(piece)
+        left -= len(piece)
+        yield len(piece)
+    out.write(bytes(-size % tarfile.BLOCKSIZE))

@@ -1,0 +1,32 @@
+"""File names for what has hostile names: collections, and paths of files and folders."""
+
+import base64
+import hashlib
+from urllib.parse import quote, unquote
+
+LONGEST = 238
+"""With the longest suffix it stays below the 255 bytes that file systems allow."""
+_KEPT = 208
+
+
+def escape(name: str) -> str:
+    """A file name from any text: percent-encoded, so that it holds no slash and begins with no dot.
+
+    One that gets too long is cut and ends in a hash, as ``mongodump`` does it: ``mongorestore`` then takes the name of
+    the collection from the metadata file, as Verger does from the manifest.
+    """
+    raw = name.encode(errors="surrogateescape")
+    escaped = quote(raw, safe="")
+    if escaped.startswith("."):
+        escaped = "%2E" + escaped[1:]
+    if len(escaped) <= LONGEST:
+        return escaped
+    digest = hashlib.sha1(raw, usedforsecurity=False).digest()
+    return f"{escaped[:_KEPT]}%24{base64.urlsafe_b64encode(digest).rstrip(b'=').decode()}"
+
+
+def unescape(escaped: str) -> str | None:
+    """The name that ``escape`` was given; None if it was cut."""
+    if len(escaped) == LONGEST and "%24" in escaped:
+        return None
+    return unquote(escaped, errors="surrogateescape")

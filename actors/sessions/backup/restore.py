@@ -1,0 +1,209 @@
+"""Bring a database back from a backup, under a name that the caller gives."""
+
+import lzma
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from bson import Timestamp, json_util
+from bson.raw_bson import RawBSONDocument
+from pymongo.errors import OperationFailure, PyMongoError
+
+from actors.sessions.backup.manifest import Backup, BackupDamaged, CollectionEntry, DatabaseEntry, Member
+from actors.sessions.backup.mongodb import BUCKETS, JSON, NAMESPACE_NOT_FOUND, RAW, list_collections
+from actors.sessions.backup.verify import Splitter, contents, verify_members
+from actors.sessions.blocking import Advance, in_thread
+from actors.sessions.database import Client, Database, Document
+from service.errors import Conflict, NotFound, VergerError
+
+BATCH_BYTES = 8 * 1024 * 1024
+"""Of documents in one insert; one alone may have 16 MiB."""
+BATCH_DOCUMENTS = 1000
+SERVERS_OWN = frozenset({"admin", "local", "config"})
+DURABLE = {"w": "majority"}
+_NO_TIME = Timestamp(0, 0)
+
+
+class RestoreFailed(VergerError):
+    """The database is not what was backed up; it is incomplete now."""
+
+
+@dataclass(slots=True)
+class Restored:
+    """What was brought back."""
+
+    database: str
+    collections: int = 0
+    documents: int = 0
+    indexes: int = 0
+    bytes: int = 0
+
+
+async def restore_database(
+    backup: Backup, name: str, client: Client, into: str, *, force: bool = False, advance: Advance
+) -> Restored:
+    """Restore the database ``name`` of a backup into the database ``into``: documents, options, indexes, views.
+
+    All its members are verified before anything is written, or dropped.
+
+    Args:
+        force: drop ``into`` first, if there is something in it.
+
+    Raises:
+        NotFound: the backup does not hold that database.
+        Conflict: ``into`` is not empty and ``force`` is not set, or it is one of the server's own.
+        BackupDamaged: a member is not what was written.
+        RestoreFailed: the server refused something; ``into`` is incomplete.
+    """
+    found = next((each for each in backup.manifest.databases if each.name == name), None)
+    if found is None:
+        held = ", ".join(each.name for each in backup.manifest.databases) or "none"
+        raise NotFound(f"backup {backup.manifest.id} holds no database {name!r}; it holds {held}")
+    if into in SERVERS_OWN:
+        raise Conflict(f"{into!r} belongs to the server; restore into another database")
+    target = client[into]
+    existing = await list_collections(target)
+    if existing and not force:
+        raise Conflict(f"database {into!r} is not empty: it has {len(existing)} collections; use --force to replace it")
+    problems = await verify_members(backup.folder, _members(backup, found), advance)
+    if problems:
+        listed = "; ".join(f"{problem.file}: {problem.problem}" for problem in problems[:10])
+        raise BackupDamaged(f"backup {backup.manifest.id} is damaged, nothing was restored: {listed}")
+    try:
+        if existing:
+            await client.drop_database(into)
+        return await _Restore(backup, found, target, advance).run()
+    except PyMongoError as error:
+        short = str(error).partition(", full error")[0][:500]
+        raise RestoreFailed(f"database {into!r} is incomplete: {short}") from error
+
+
+def _members(backup: Backup, database: DatabaseEntry) -> list[Member]:
+    files = [file for entry in database.collections for file in (entry.metadata, entry.data) if file is not None]
+    return [backup.manifest.member(file) for file in files]
+
+
+class _Restore:
+    def __init__(self, backup: Backup, database: DatabaseEntry, target: Database, advance: Advance) -> None:
+        self._backup, self._database, self._target = backup, database, target
+        self._advance = advance
+        self._restored = Restored(target.name)
+
+    async def run(self) -> Restored:
+        # Views last: they may read any of the others.
+        for entry in sorted(self._database.collections, key=lambda entry: entry.type == "view"):
+            await self._collection(entry)
+        return self._restored
+
+    async def _collection(self, entry: CollectionEntry) -> None:
+        metadata = await in_thread(self._metadata, entry)
+        await self._create(entry.name, metadata["options"])
+        if entry.data is not None:
+            await self._documents(entry, self._backup.manifest.member(entry.data))
+        # After the documents: to build an index once is cheaper than to keep it up to date.
+        await self._indexes(entry.name, metadata["indexes"])
+        self._restored.collections += 1
+
+    def _metadata(self, entry: CollectionEntry) -> Document:
+        member = self._backup.manifest.member(entry.metadata)
+        text = b"".join(contents(self._backup.folder, member)).decode()
+        metadata: Document = json_util.loads(text, json_options=JSON)
+        return metadata
+
+    async def _create(self, name: str, options: Document) -> None:
+        # The server lists an option that it does not take back as it says it.
+        wanted = {key: value for key, value in options.items() if key not in ("autoIndexId", "uuid")}
+        await self._target.command({"create": name, **wanted, "writeConcern": DURABLE})
+
+    async def _documents(self, entry: CollectionEntry, member: Member) -> None:
+        name = BUCKETS + entry.name if entry.type == "timeseries" else entry.name
+        batches = _batches(self._backup, member)
+        try:
+            while batch := await in_thread(next, batches, None):
+                await self._insert(name, batch)
+                size = sum(len(document.raw) for document in batch)
+                self._restored.documents += len(batch)
+                self._restored.bytes += size
+                await self._advance(size)
+        except lzma.LZMAError as error:
+            raise BackupDamaged(f"{member.file}: {error}") from error
+        count = await self._count(name)
+        if count != entry.documents:
+            raise RestoreFailed(f"{self._target.name}.{entry.name} has {count} documents, not {entry.documents}")
+
+    async def _insert(self, name: str, documents: Sequence[RawBSONDocument]) -> None:
+        plain = [document for document in documents if not _has_empty_timestamp(document)]
+        if plain:
+            reply = await self._target.command(
+                {
+                    "insert": name,
+                    "documents": plain,
+                    "ordered": True,
+                    # The rules may be younger than the documents.
+                    "bypassDocumentValidation": True,
+                    "writeConcern": DURABLE,
+                }
+            )
+            self._refuse(name, reply)
+        for document in documents:
+            if _has_empty_timestamp(document):
+                await self._put(name, document)
+
+    async def _put(self, name: str, document: RawBSONDocument) -> None:
+        # An insert would fill in the server's time; what a pipeline computes is taken as it is.
+        update = {
+            "q": {"_id": {"$eq": document["_id"]}},
+            "u": [{"$replaceWith": {"$literal": document}}],
+            "upsert": True,
+        }
+        command = {"update": name, "updates": [update], "bypassDocumentValidation": True, "writeConcern": DURABLE}
+        self._refuse(name, await self._target.command(command))
+
+    def _refuse(self, name: str, reply: Document) -> None:
+        problems = [*reply.get("writeErrors", ()), *filter(None, [reply.get("writeConcernError")])]
+        if problems:
+            raise RestoreFailed(f"{self._target.name}.{name}: {str(problems[0].get('errmsg'))[:300]}")
+
+    async def _indexes(self, name: str, indexes: Sequence[Document]) -> None:
+        wanted = [
+            {key: value for key, value in index.items() if key != "ns"}
+            for index in indexes
+            if index["name"] != "_id_" and not index.get("clustered")
+        ]
+        if wanted:
+            await self._target.command({"createIndexes": name, "indexes": wanted, "writeConcern": DURABLE})
+        self._restored.indexes += len(indexes)
+
+    async def _count(self, name: str) -> int:
+        pipeline = [{"$count": "count"}]
+        try:
+            reply = await self._target.command({"aggregate": name, "pipeline": pipeline, "cursor": {}})
+        except OperationFailure as error:
+            if error.code == NAMESPACE_NOT_FOUND:
+                return 0
+            raise
+        return sum(int(each["count"]) for each in reply["cursor"]["firstBatch"])
+
+
+def _has_empty_timestamp(document: RawBSONDocument) -> bool:
+    """Whether a field of the document itself is the timestamp that servers replace by their own time."""
+    # The bytes first: to look at every field of every document would cost more than all the rest.
+    return (
+        bytes(8) in document.raw
+        and b"\x11" in document.raw
+        and any(value == _NO_TIME for key, value in document.items() if key != "_id")
+    )
+
+
+def _batches(backup: Backup, member: Member) -> Iterator[list[RawBSONDocument]]:
+    splitter = Splitter()
+    batch: list[RawBSONDocument] = []
+    size = 0
+    for piece in contents(backup.folder, member):
+        for raw in splitter.add(piece):
+            if batch and (size + len(raw) > BATCH_BYTES or len(batch) >= BATCH_DOCUMENTS):
+                yield batch
+                batch, size = [], 0
+            batch.append(RawBSONDocument(raw, RAW))
+            size += len(raw)
+    if batch:
+        yield batch
