@@ -31,7 +31,7 @@ from service.broker.port import Broker
 from service.broker.rabbitmq import RabbitBroker
 from service.client import Client
 from service.clock import StoreClock
-from service.errors import ConfigError, Unavailable
+from service.errors import BrokerUnavailable, ConfigError, Unavailable
 from service.registry import Registry, load
 from service.settings import MEMORY_BROKER, Settings
 from service.store.mongo import MongoStore
@@ -70,9 +70,21 @@ def task_types(registry: Registry) -> dict[str, tuple[str, ...]]:
 class App:
     """One process: the parts of its roles, started and stopped in order."""
 
-    def __init__(self, settings: Settings, roles: Collection[Role], registry: Registry | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        roles: Collection[Role],
+        *,
+        registry: Registry | None = None,
+        clock: StoreClock | None = None,
+        nap: timedelta | None = None,
+    ) -> None:
+        """``registry``, ``clock`` and ``nap``, the longest sleep of fire and relay, replace what the settings say."""
         self.settings, self.roles = settings, frozenset(roles)
         self.registry = registry if registry is not None else load(settings.actors)
+        self._clock = clock
+        self._nap = nap or (EMBEDDED_NAP if settings.embedded else NAP)
+        self._scheduler: SchedulerActor | None = None
         self.name = f"{socket.gethostname()}-{os.getpid()}"
         self.worker: Worker | None = None
         self._stack = AsyncExitStack()
@@ -86,7 +98,7 @@ class App:
         """
         self._refuse_split_embedded()
         mongo = await self._embedded() if self.settings.embedded else None
-        self.store = make_store(self.settings, mongo.url if mongo else None)
+        self.store = make_store(self.settings, mongo.url if mongo else None, self._clock)
         self._stack.push_async_callback(self.store.close)
         await _insist("store", self.store.open)
         self.broker = make_broker(self.settings, self.store.clock)
@@ -110,6 +122,12 @@ class App:
         await self._stack.aclose()
         log.info("verger.stopped")
 
+    def wake(self) -> None:
+        """Let the scheduler look now at what is due."""
+        if self._scheduler is not None:
+            for duty in ("fire", "relay"):
+                self._scheduler.wake(duty)
+
     def _refuse_split_embedded(self) -> None:
         if self.settings.amqp_url == MEMORY_BROKER and self.roles != frozenset(Role):
             raise ConfigError(
@@ -124,7 +142,7 @@ class App:
 
     async def _start_scheduler(self, control: ControlActor) -> None:
         store, broker, settings = self.store, self.broker, self.settings
-        nap = EMBEDDED_NAP if settings.embedded else NAP
+        nap = self._nap
         rescue = Rescue(store, broker, settings)
         if settings.embedded:
             # This process alone uses the private server: every worker it knows of is gone.
@@ -143,7 +161,7 @@ class App:
             Prune(store, settings),
             Watch(store, broker),
         ]
-        scheduler = SchedulerActor(duties)
+        self._scheduler = scheduler = SchedulerActor(duties)
 
         def tell(message: ControlMessage) -> None:
             if message.command is ControlCommand.SCHEDULES_CHANGED:
@@ -184,10 +202,12 @@ async def _insist(what: str, connect: Callable[[], Awaitable[None]]) -> None:
         pause = min(pause * 2, 10.0)
 
 
-async def serve(settings: Settings, roles: Collection[Role]) -> int:
+async def serve(
+    settings: Settings, roles: Collection[Role], ready: Callable[[App], Awaitable[None]] | None = None
+) -> int:
     """Run until SIGTERM or SIGINT, or until an actor cannot be kept running; returns the exit code.
 
-    A second signal ends the process at once.
+    A second signal ends the process at once. ``ready`` is called once all roles run; what it raises ends them.
     """
     app = App(settings, roles)
     loop = asyncio.get_running_loop()
@@ -211,6 +231,8 @@ async def serve(settings: Settings, roles: Collection[Role]) -> int:
             await asyncio.wait((starting,))
             return 0
         await starting
+        if ready is not None:
+            await ready(app)
         failing = asyncio.create_task(app.failed(), name="failure")
         await asyncio.wait((stopping, failing), return_when=asyncio.FIRST_COMPLETED)
         if failing.done():
@@ -235,11 +257,13 @@ class Connection:
 
 
 @asynccontextmanager
-async def connect(settings: Settings) -> AsyncIterator[Connection]:
+async def connect(settings: Settings, *, publishes: bool = True) -> AsyncIterator[Connection]:
     """Connect as a client: to the running embedded instance, or to the servers of the settings.
 
+    With the broker away, or ``publishes=False``, the client only writes to the store: relay publishes what it finds.
+
     Raises:
-        ConfigError: no embedded instance runs. Unavailable: a server does not answer.
+        ConfigError: no embedded instance runs. StoreUnavailable: the store does not answer.
     """
     registry = load(settings.actors)
     url = None
@@ -256,8 +280,12 @@ async def connect(settings: Settings) -> AsyncIterator[Connection]:
         await store.open()
         broker = make_broker(settings, store.clock)
         stack.push_async_callback(broker.close)
-        reaches_workers = settings.amqp_url != MEMORY_BROKER
-        if reaches_workers:
-            await broker.open(task_types(registry))
-        client = Client(store, broker, registry, max_bytes=settings.max_message_bytes, publishes=reaches_workers)
+        publishes = publishes and settings.amqp_url != MEMORY_BROKER
+        if publishes:
+            try:
+                await broker.open(task_types(registry))
+            except BrokerUnavailable as error:
+                log.warning("broker.unavailable", error=str(error))
+                publishes = False
+        client = Client(store, broker, registry, max_bytes=settings.max_message_bytes, publishes=publishes)
         yield Connection(settings, store, broker, registry, client)

@@ -193,8 +193,8 @@ async def _start(binary: Path, data_dir: Path) -> tuple[Process, int]:
 
 
 def _last_port(data_dir: Path) -> int:
-    # Not for beauty: a server that moved asks whoever is on its old port whether it is itself, and a stranger there that
-    # never answers holds up the start for half a minute.
+    # Not for beauty: a server that moved asks whoever is on its old port whether it is itself, and a stranger there
+    # that never answers holds up the start for half a minute.
     try:
         port = int((data_dir / "mongod.port").read_text())
     except (FileNotFoundError, ValueError):

@@ -8,8 +8,9 @@ from itertools import islice, pairwise
 from schemas.schedule import Misfire
 from service.triggers import Trigger
 
-SKIP_GRACE = timedelta(seconds=60)
-"""How late a fire may be with ``Misfire.SKIP`` if the schedule does not say."""
+ON_TIME = {Misfire.COALESCE: timedelta(seconds=15), Misfire.SKIP: timedelta(seconds=60)}
+"""How late a fire may be and still be no misfire, if the schedule does not say. A busy scheduler, or one that takes over
+from a dead one, is seconds late: that is no downtime, and each of those fires runs."""
 CATCH_UP = 100
 """How many fires ``Misfire.ALL`` owes at most at any moment; older ones are skipped."""
 COUNTED = 10_000
@@ -37,18 +38,18 @@ class FirePlan:
 def plan_fire(trigger: Trigger, due: datetime, now: datetime, misfire: Misfire, grace: timedelta | None) -> FirePlan:
     """Decide about ``due``, the stored next fire time, and all instants after it up to ``now`` (both aware).
 
-    ``COALESCE`` fires once, however late; ``grace`` plays no part.
-    ``ALL`` fires each, one plan at a time, but never one older than the last ``CATCH_UP`` or than ``grace``.
-    ``SKIP`` fires once if ``due`` is at most ``grace`` late (``SKIP_GRACE`` if None), else not at all.
+    A fire at most ``grace`` late (``ON_TIME`` if None) is on time: it runs, and the next one is looked at by itself. Later:
+    ``COALESCE`` fires once for all that are due, ``SKIP`` not at all. ``ALL`` fires each, one plan at a time, but never one
+    older than the last ``CATCH_UP`` or than ``grace``.
     """
     now = max(due, now)  # the store says it is due; a local clock may still be a little behind
     match misfire:
+        case Misfire.COALESCE | Misfire.SKIP if now - due <= (ON_TIME[misfire] if grace is None else grace):
+            return FirePlan(due, trigger.next_after(due), 0)
         case Misfire.COALESCE:
             return FirePlan(due, trigger.next_after(now), _count(trigger, due, now))
         case Misfire.SKIP:
-            late = now - due > (SKIP_GRACE if grace is None else grace)
-            folded = _count(trigger, due, now)
-            return FirePlan(None if late else due, trigger.next_after(now), min(COUNTED, folded + late))
+            return FirePlan(None, trigger.next_after(now), min(COUNTED, 1 + _count(trigger, due, now)))
         case Misfire.ALL:
             first = _first_owed(trigger, due, now, grace)
             if first is None:

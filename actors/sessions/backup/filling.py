@@ -13,8 +13,7 @@ from actors.sessions.backup.manifest import DatabaseEntry, Failure, Targets
 from actors.sessions.backup.members import Draft
 from actors.sessions.backup.mongodb import copy_database, size_of
 from actors.sessions.backup.space import NotEnoughSpace
-from actors.sessions.backup.sqlite import SqliteDamaged, copy_sqlite
-from actors.sessions.backup.sqlite import measure as measure_sqlite
+from actors.sessions.backup.sqlite import SqliteDamaged, copy_sqlite, measure as measure_sqlite
 from actors.sessions.blocking import in_thread
 from actors.sessions.database import Client
 

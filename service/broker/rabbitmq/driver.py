@@ -55,9 +55,10 @@ def _translated(error: BaseException, address: Address, what: str) -> BaseExcept
             return error
         case amqp.ProbableAuthenticationError() | amqp.AuthenticationError():
             return ConfigError(f"{address.shown} refuses the user {address.user!r}; correct VERGER_AMQP_URL")
-        case amqp.ConnectionNotAllowed() | amqp.ConnectionClosed(args=(530, *_)):
+        case amqp.InvalidFrameError() if "Connection.OpenOk" in reason(error):
+            # The driver does not pass on why the broker closes the connection when it is asked for the virtual host.
             return ConfigError(
-                f"{address.shown} does not let {address.user!r} in: {reason(error)}; correct VERGER_AMQP_URL, "
+                f"{address.shown} does not let {address.user!r} into the virtual host; correct VERGER_AMQP_URL, "
                 "or create the virtual host and grant the user access to it"
             )
         case amqp.ChannelAccessRefused():

@@ -111,21 +111,23 @@ class MongoClaims(Claims):
         mine = await self._mine(unclear, token)
         unsure = [] if sure else [task_id for task_id in unclear if task_id not in mine]
         known = await self._known(unsure)
-        answers: list[ClaimAnswer] = []
+        answers: dict[int, ClaimAnswer] = {}
+        asking: dict[int, Awaitable[ClaimAnswer]] = {}
         for index, request in enumerate(requests):
             if index in created and request.record is not None:
-                answers.append(Claimed(self._as_claimed(request.record, worker, token)))
+                answers[index] = Claimed(self._as_claimed(request.record, worker, token))
             elif request.id in mine:
-                answers.append(Claimed(mine[request.id]))
+                answers[index] = Claimed(mine[request.id])
             elif index in taken:
-                answers.append(await self._surely(self._refused(request, taken[index], worker)))
+                asking[index] = self._surely(self._refused(request, taken[index], worker))
             elif index in alone:
-                answers.append(await self._surely(self._claim_one(request, worker)))
+                asking[index] = self._surely(self._claim_one(request, worker))
             elif sure or request.record is None or request.id in known:
-                answers.append(Known())
+                answers[index] = Known()
             else:
-                answers.append(NotDone())
-        return answers
+                answers[index] = NotDone()
+        answers.update(zip(asking, await asyncio.gather(*asking.values()), strict=True))
+        return [answers[index] for index in range(len(requests))]
 
     async def _surely(self, answer: Awaitable[ClaimAnswer]) -> ClaimAnswer:
         """One cannot cost its neighbours their answers: what is not known by now is left to the next delivery."""

@@ -62,6 +62,10 @@ class MongoStore(Store):
     async def close(self) -> None:
         self._database.client.close()
 
+    async def drop(self) -> None:
+        """Delete the whole database. For tests."""
+        await self._database.repeat(lambda: self._database.client.drop_database(self._database.name))
+
     async def sync_clock(self) -> None:
         await self._hello()
 

@@ -27,4 +27,6 @@ def memory(client: Client, database: str) -> Database:
 
 @pytest.fixture
 def context(memory: Database, tmp_path: Path) -> Double:
-    return Double(memory, settings_for(tmp_path / "data", memory_database=memory.name, database=f"{memory.name}_engine"))
+    return Double(
+        memory, settings_for(tmp_path / "data", memory_database=memory.name, database=f"{memory.name}_engine")
+    )

@@ -115,9 +115,7 @@ async def test_a_stranger_reads_tasks_dead_letters_and_delays_as_documented(
         assert (method.exchange, method.routing_key, body) == (names.dead, "report", b"dead")
 
 
-async def test_events_are_transient_and_routed_by_their_name(
-    broker: RabbitBroker, amqp_url: str, names: Names
-) -> None:
+async def test_events_are_transient_and_routed_by_their_name(broker: RabbitBroker, amqp_url: str, names: Names) -> None:
     with foreign_channel(amqp_url) as channel:
         queue = channel.queue_declare("", exclusive=True).method.queue
         channel.queue_bind(queue, names.events, "task.*")
@@ -157,7 +155,13 @@ async def test_control_messages_are_json_and_nonsense_is_ignored(
     broker.on_control(told.append)
 
     def publish(channel: Any) -> None:
-        for body in (b"\xff", b"{}", b'{"command":"explode"}', b"[" * 70_000, b'{"command":"pause","taskType":"report"}'):
+        for body in (
+            b"\xff",
+            b"{}",
+            b'{"command":"explode"}',
+            b"[" * 70_000,
+            b'{"command":"pause","taskType":"report"}',
+        ):
             channel.basic_publish(names.control, "", body)
 
     await foreign(amqp_url, publish)

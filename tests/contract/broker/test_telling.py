@@ -9,9 +9,7 @@ from tests.brokers import SECONDS
 from tests.contract.broker.conftest import TYPES, Adapter
 
 CANCEL = ControlMessage(command=ControlCommand.CANCEL, task_id="7", task_type="report", force=True)
-STARTED = Event(
-    event=EventName.TASK_STARTED, at=datetime(2026, 1, 1, tzinfo=UTC), task_id="7", detail={"attempt": 1}
-)
+STARTED = Event(event=EventName.TASK_STARTED, at=datetime(2026, 1, 1, tzinfo=UTC), task_id="7", detail={"attempt": 1})
 
 
 async def hear(told: "asyncio.Queue[ControlMessage]") -> ControlMessage:

@@ -1,0 +1,5 @@
+"""``python -m actors.cli``."""
+
+from actors.cli import main
+
+main()

@@ -1,0 +1,88 @@
+"""What a command prints: JSON for machines, tables for people; on stdout, and everything else on stderr."""
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from actors.cli.failure import visible
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+    from rich.console import Console
+
+WIDTH = 120
+"""Of a table that goes to a file or a pipe."""
+STYLES = {
+    "completed": "green",
+    "running": "cyan",
+    "pending": "yellow",
+    "failed": "red",
+    "cancelled": "dim",
+    "paused": "dim",
+    "ok": "green",
+    "warn": "yellow",
+    "fail": "bold red",
+}
+"""Colours of words that stand alone in a cell."""
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def plain(model: "BaseModel") -> dict[str, Any]:
+    """A model as the API shows it: camelCase, instants in ISO 8601."""
+    content: dict[str, Any] = model.model_dump(mode="json", by_alias=True)
+    return content
+
+
+def say(line: str = "") -> None:
+    """A line for people on stdout."""
+    print(visible(line))
+
+
+def note(line: str = "") -> None:
+    """A line for people on stderr: not part of the answer."""
+    sys.stdout.flush()
+    print(visible(line), file=sys.stderr)
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[str | None]], *, fold: int = 0) -> None:
+    """A table as wide as the terminal; the column ``fold`` is wrapped where it is too narrow, others are cut short."""
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for index, header in enumerate(headers):
+        made.add_column(header, overflow="fold" if index == fold else "ellipsis", no_wrap=index != fold)
+    for row in rows:
+        cells = [visible(cell or "") for cell in row]
+        made.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in cells))
+    _console().print(made)
+
+
+def details(pairs: Mapping[str, str | None]) -> None:
+    """One line for each that has a value; further lines of a value are indented."""
+    known = {name: value for name, value in pairs.items() if value is not None}
+    width = max(map(len, known), default=0) + 2
+    for name, value in known.items():
+        first, *more = value.splitlines() or [""]
+        say(f"{name:<{width}}{first}".rstrip())
+        for line in more:
+            say(" " * width + line)
+
+
+def pretty(value: Any) -> str:
+    """JSON for people: short on one line, else indented."""
+    line = json.dumps(value, ensure_ascii=False)
+    return line if len(line) <= 80 else json.dumps(value, ensure_ascii=False, indent=2)
+
+
+def _console() -> "Console":
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDTH
+    return Console(file=sys.stdout, highlight=False, markup=False, emoji=False, width=width)

@@ -1,0 +1,30 @@
+"""From the environment to a connection, for one command."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from actors.composition import Connection, connect
+from service.logs import configure_logs
+from service.settings import Settings, load_settings
+
+T = TypeVar("T")
+
+
+def client_settings() -> Settings:
+    """The settings; a client logs warnings only, for people, unless the environment says otherwise."""
+    settings = load_settings()
+    quiet: dict[str, Any] = {"log_level": "warning", "log_format": "console"}
+    configure_logs(settings.model_copy(update={k: v for k, v in quiet.items() if k not in settings.model_fields_set}))
+    return settings
+
+
+def talk(action: Callable[[Connection], Awaitable[T]], *, publishes: bool = False) -> T:
+    """Connect, act, disconnect. ``publishes``: whether the action has something to tell the workers."""
+    settings = client_settings()
+
+    async def session() -> T:
+        async with connect(settings, publishes=publishes) as connection:
+            return await action(connection)
+
+    return asyncio.run(session())

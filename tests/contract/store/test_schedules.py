@@ -1,0 +1,394 @@
+"""Schedules and their fires: each fire begins once, and nobody finishes it for a holder who lost it."""
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from schemas.schedule import Misfire, Overlap, Schedule
+from schemas.task import TaskStatus
+from service.errors import Conflict, PayloadRefused
+from service.store.port import FireEnd, RunEnd, Store
+from tests.contract.store.conftest import Adapter
+from tests.contract.store.steps import (
+    HOUR,
+    MINUTE,
+    SECOND,
+    a_fire,
+    a_schedule,
+    kept,
+    look_at,
+    now,
+)
+from tests.contract.store.test_claims import UNSTORABLE
+from tests.contract.store.test_create import VERBATIM, types
+
+
+async def begin(store: Store, schedule: Schedule, by: str = "s1", **fields: Any) -> Schedule | None:
+    won = await store.schedules.begin_fires([a_fire(schedule, **fields)], by)
+    return won[0] if won else None
+
+
+async def begun(store: Store, schedule_id: str = "s", by: str = "s1", **fields: Any) -> Schedule:
+    [schedule] = await kept(store, a_schedule(schedule_id, **fields))
+    held = await begin(store, schedule, by)
+    assert held is not None
+    return held
+
+
+# ---- writing ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_schedule_is_kept_as_it_is(store: Store) -> None:
+    schedule = a_schedule(
+        task_body={"a": {"$ref": "x", "$id": 2**40}},
+        timezone="Europe/Berlin",
+        overlap=Overlap.ALLOW,
+        misfire=Misfire.ALL,
+        misfire_grace=MINUTE,
+        jitter=timedelta(milliseconds=1500),
+        expect_success_within=timedelta(days=2),
+        source="file",
+        enabled=False,
+    )
+
+    [after] = await kept(store, schedule)
+
+    engine = {"revision", "created_at", "updated_at"}
+    assert after.model_dump(exclude=engine) == schedule.model_dump(exclude=engine)
+    assert after.revision == 1
+    assert after.created_at == after.updated_at
+    assert await store.schedules.all() == [after]
+    assert await store.schedules.get("nothing") is None
+
+
+@pytest.mark.parametrize("body", VERBATIM.values(), ids=VERBATIM.keys())
+async def test_the_body_of_a_schedule_is_kept_verbatim(store: Store, body: dict[str, Any]) -> None:
+    [after] = await kept(store, a_schedule(task_body=body))
+
+    assert after.task_body == body
+    assert types(after.task_body) == types(body)
+
+
+@pytest.mark.parametrize("body", UNSTORABLE.values(), ids=UNSTORABLE.keys())
+async def test_a_schedule_that_cannot_be_kept_is_refused(store: Store, body: dict[str, Any]) -> None:
+    with pytest.raises(PayloadRefused):
+        await store.schedules.write([a_schedule("good"), a_schedule().model_copy(update={"task_body": body})])
+
+    assert await store.schedules.all() == []
+
+
+async def test_an_edit_leaves_alone_what_the_engine_keeps(store: Store) -> None:
+    held = await begun(store, jitter=MINUTE, source="file")
+    await store.schedules.end_fires([FireEnd(held, "fire:s@t", {"overlap": 2})])
+    await store.schedules.record_runs([RunEnd("s", "fire:s@t", TaskStatus.COMPLETED, now(), 5)])
+    [before] = [await look_at(store)]
+
+    edit = a_schedule(schedule="@hourly", next_fire_at=now() + HOUR, revision=before.revision, task_body={"b": 1})
+    [after] = await kept(store, edit)
+
+    edited = {"schedule", "next_fire_at", "task_body", "jitter", "source", "revision", "updated_at"}
+    assert after.model_dump(exclude=edited) == before.model_dump(exclude=edited)
+    assert (after.schedule, after.task_body, after.jitter, after.source) == ("@hourly", {"b": 1}, None, None)
+    assert after.revision == before.revision + 1
+
+
+async def test_an_open_fire_outlives_an_edit(store: Store) -> None:
+    held = await begun(store)
+
+    [after] = await kept(store, a_schedule(revision=held.revision, next_fire_at=now() + HOUR))
+    assert after.firing == held.firing
+
+    await store.schedules.end_fires([FireEnd(held, "fire:s@t")])
+    assert (await look_at(store)).firing is None
+
+
+@pytest.mark.parametrize("change", ["created", "edited", "deleted", "edited before the delete"])
+async def test_an_edit_of_what_has_changed_is_a_conflict_as_a_whole(store: Store, change: str) -> None:
+    [schedule] = await kept(store, a_schedule("s"))
+    new, delete = a_schedule("new"), []
+    if change == "created":
+        bad = [a_schedule("s")]
+    else:
+        await kept(store, schedule)
+        bad = [schedule]
+    if change == "deleted":
+        await store.schedules.write([], [await look_at(store)])
+    if change == "edited before the delete":
+        bad, delete = [], [schedule]
+    before = await store.schedules.all()
+
+    with pytest.raises(Conflict):
+        await store.schedules.write([new, *bad], delete)
+
+    assert await store.schedules.all() == before
+
+
+async def test_schedules_are_put_and_deleted_together(store: Store) -> None:
+    old = await kept(store, a_schedule("a"), a_schedule("b"))
+
+    await store.schedules.write([a_schedule("c"), old[0]], [old[1]])
+
+    assert [(schedule.id, schedule.revision) for schedule in await store.schedules.all()] == [("a", 2), ("c", 1)]
+
+
+async def test_of_two_editors_one_wins(adapter: Adapter) -> None:
+    one, other = await adapter.open(), await adapter.open()
+    schedules = await kept(one, *(a_schedule(f"s{number}") for number in range(5)))
+
+    for schedule in schedules:
+        edits = [schedule.model_copy(update={"source": source}) for source in ("one", "other")]
+        answers = await asyncio.gather(
+            one.schedules.write([edits[0]]), other.schedules.write([edits[1]]), return_exceptions=True
+        )
+        assert sorted(type(answer).__name__ for answer in answers) == ["Conflict", "NoneType"]
+        assert (await look_at(one, schedule.id)).revision == 2
+
+
+# ---- P17 --------------------------------------------------------------------------------------------------------------
+
+
+async def test_upcoming_schedules_come_soonest_first(store: Store) -> None:
+    start = now()
+    await begun(store, "open")
+    await kept(
+        store,
+        a_schedule("later", next_fire_at=start + HOUR),
+        a_schedule("due", next_fire_at=start - HOUR),
+        a_schedule("over", next_fire_at=None),
+        a_schedule("disabled", enabled=False),
+    )
+
+    assert [schedule.id for schedule in await store.schedules.upcoming(10)] == ["due", "later"]
+    assert [schedule.id for schedule in await store.schedules.upcoming(1)] == ["due"]
+
+
+async def test_p17_a_fire_begins_with_the_next_time_set_and_firing_held(store: Store) -> None:
+    [schedule] = await kept(store, a_schedule())
+    following = now() + HOUR
+
+    held = await begin(store, schedule, next_fire_at=following)
+
+    assert held == await look_at(store)
+    assert held is not None
+    assert held.next_fire_at == following
+    assert held.firing is not None
+    assert held.firing.fire_at == schedule.next_fire_at
+    assert held.firing.by.startswith("s1")
+    assert abs(held.firing.at - now()) < 5 * SECOND
+    assert await store.schedules.open_fires() == [held]
+
+
+async def test_p17_no_fire_before_its_time(store: Store) -> None:
+    [schedule] = await kept(store, a_schedule(next_fire_at=now() + MINUTE))
+
+    assert await begin(store, schedule) is None
+    assert await look_at(store) == schedule
+
+
+async def test_p17_no_second_fire_while_one_is_open(store: Store) -> None:
+    held = await begun(store)
+    [schedule] = await kept(store, a_schedule(revision=held.revision))
+    assert schedule.next_fire_at is not None
+
+    assert await begin(store, schedule, "s2") is None
+
+    assert (await look_at(store)).firing == held.firing
+
+
+@pytest.mark.parametrize("change", ["edited", "disabled", "fired", "deleted"])
+async def test_p17_what_changed_since_the_look_does_not_fire(store: Store, change: str) -> None:
+    [schedule] = await kept(store, a_schedule())
+    match change:
+        case "edited":
+            await kept(store, schedule)
+        case "disabled":
+            await kept(store, schedule.model_copy(update={"enabled": False}))
+            schedule = await look_at(store)
+        case "fired":
+            held = await begin(store, schedule)
+            assert held is not None
+            await store.schedules.end_fires([FireEnd(held, "fire:s@t")])
+        case "deleted":
+            await store.schedules.write([], [schedule])
+    before = await store.schedules.all()
+
+    assert await begin(store, schedule, "s2") is None
+
+    assert await store.schedules.all() == before
+
+
+async def test_p17_two_schedulers_begin_each_fire_once(adapter: Adapter) -> None:
+    one, other = await adapter.open(), await adapter.open()
+    schedules = await kept(one, *(a_schedule(f"s{number:02}") for number in range(50)))
+    fires = [a_fire(schedule) for schedule in schedules]
+
+    answers = await asyncio.gather(
+        *(store.schedules.begin_fires(part, by) for store, by in ((one, "s1"), (other, "s2")) for part in (fires, fires[::-1]))
+    )
+
+    won = [schedule.id for batch in answers for schedule in batch]
+    assert sorted(won) == [schedule.id for schedule in schedules]
+    for batch in answers:
+        for held in batch:
+            assert (await look_at(one, held.id)).firing == held.firing
+
+
+async def test_p17_a_misfire_only_moves_on(store: Store) -> None:
+    [schedule] = await kept(store, a_schedule())
+    following = now() + HOUR
+
+    assert await begin(store, schedule, fire_at=None, next_fire_at=following, skipped={"misfire": 3}) is None
+
+    after = await look_at(store)
+    assert (after.firing, after.next_fire_at, after.skipped) == (None, following, {"misfire": 3})
+
+
+async def test_p17_the_last_fire_leaves_no_next_one(store: Store) -> None:
+    [schedule] = await kept(store, a_schedule())
+
+    held = await begin(store, schedule, next_fire_at=None)
+
+    assert held is not None
+    assert held.next_fire_at is None
+    assert await store.schedules.upcoming(10) == []
+
+
+async def test_a_schedule_that_is_over_and_missed_its_last_fire_ends(store: Store) -> None:
+    [schedule] = await kept(store, a_schedule())
+
+    assert await begin(store, schedule, fire_at=None, next_fire_at=None) is None
+
+    after = await look_at(store)
+    assert (after.next_fire_at, after.firing, after.enabled) == (None, None, True)
+
+
+async def test_p17_the_end_of_a_fire_clears_it_and_notes_its_task(store: Store) -> None:
+    held = await begun(store)
+
+    await store.schedules.end_fires([FireEnd(held, "fire:s@t")])
+
+    after = await look_at(store)
+    assert held.firing is not None
+    assert (after.firing, after.last_fire_at, after.last_task_id) == (None, held.firing.fire_at, "fire:s@t")
+    assert await store.schedules.open_fires() == []
+
+
+async def test_p17_an_overlap_skip_is_counted_with_the_clear_once(store: Store) -> None:
+    held = await begun(store)
+
+    for _ in range(2):
+        await store.schedules.end_fires([FireEnd(held, None, {"overlap": 1})])
+
+    after = await look_at(store)
+    assert (after.firing, after.skipped, after.last_task_id) == (None, {"overlap": 1}, None)
+
+
+async def test_p17_a_clear_that_comes_late_leaves_the_next_fire_alone(store: Store) -> None:
+    first = await begun(store)
+    await store.schedules.end_fires([FireEnd(first, "fire:s@1")])
+    [schedule] = await kept(store, a_schedule(revision=first.revision))
+    second = await begin(store, schedule)
+    assert second is not None
+
+    await store.schedules.end_fires([FireEnd(first, "fire:s@1", {"overlap": 1})])
+
+    assert await look_at(store) == second
+
+
+# ---- P18 --------------------------------------------------------------------------------------------------------------
+
+
+async def test_p18_a_fire_that_was_left_is_taken_over(store: Store) -> None:
+    left = await begun(store)
+    await asyncio.sleep(0.002)
+
+    mine = await store.schedules.take_over(left, "s2")
+
+    assert mine == await look_at(store)
+    assert mine is not None
+    assert mine.firing is not None
+    assert left.firing is not None
+    assert mine.firing.fire_at == left.firing.fire_at
+    assert mine.firing.at > left.firing.at
+    assert mine.firing.by.startswith("s2")
+
+
+async def test_p18_whoever_lost_a_fire_writes_nothing_more_for_it(store: Store) -> None:
+    left = await begun(store)
+    mine = await store.schedules.take_over(left, "s2")
+
+    await store.schedules.end_fires([FireEnd(left, "fire:s@t", {"overlap": 1})])
+
+    assert await look_at(store) == mine
+
+
+async def test_p18_two_schedulers_take_a_fire_over_once(adapter: Adapter) -> None:
+    one, other = await adapter.open(), await adapter.open()
+    for number in range(20):
+        left = await begun(one, f"s{number}")
+
+        answers = await asyncio.gather(one.schedules.take_over(left, "s1"), other.schedules.take_over(left, "s2"))
+
+        [mine] = [answer for answer in answers if answer is not None]
+        assert await look_at(one, left.id) == mine
+
+
+async def test_p18_a_fire_that_has_ended_is_not_taken_over(store: Store) -> None:
+    held = await begun(store)
+    await store.schedules.end_fires([FireEnd(held, "fire:s@t")])
+
+    assert await store.schedules.take_over(held, "s2") is None
+    assert await store.schedules.take_over(await look_at(store), "s2") is None
+
+
+async def test_open_fires_come_oldest_first(store: Store) -> None:
+    held = []
+    for number in range(3):
+        held.append(await begun(store, f"s{number}"))
+        await asyncio.sleep(0.002)
+
+    assert await store.schedules.open_fires() == held
+
+
+# ---- runs -------------------------------------------------------------------------------------------------------------
+
+
+async def test_the_end_of_a_run_is_noted_on_its_schedule(store: Store) -> None:
+    await kept(store, a_schedule())
+    ended = now()
+
+    await store.schedules.record_runs([RunEnd("s", "fire:s@t", TaskStatus.COMPLETED, ended, 1234)])
+
+    after = await look_at(store)
+    assert (after.last_status, after.last_ended_at, after.last_success_at, after.last_duration_ms) == (
+        TaskStatus.COMPLETED,
+        ended,
+        ended,
+        1234,
+    )
+
+
+async def test_an_older_run_never_hides_a_newer_one_but_its_success_counts(store: Store) -> None:
+    await kept(store, a_schedule())
+    ended = now()
+    await store.schedules.record_runs([RunEnd("s", "fire:s@2", TaskStatus.FAILED, ended, 2)])
+
+    await store.schedules.record_runs([RunEnd("s", "fire:s@1", TaskStatus.COMPLETED, ended - MINUTE, 1)])
+    await store.schedules.record_runs([RunEnd("s", "fire:s@0", TaskStatus.COMPLETED, ended - HOUR, 1)])
+
+    after = await look_at(store)
+    assert (after.last_status, after.last_ended_at, after.last_duration_ms) == (TaskStatus.FAILED, ended, 2)
+    assert after.last_success_at == ended - MINUTE
+
+
+async def test_runs_of_schedules_that_are_gone_are_forgotten(store: Store) -> None:
+    await kept(store, a_schedule())
+
+    await store.schedules.record_runs(
+        [RunEnd(name, "t", TaskStatus.COMPLETED, now(), 1) for name in ("gone", "s")]
+    )
+
+    assert (await look_at(store)).last_status is TaskStatus.COMPLETED
+    assert [schedule.id for schedule in await store.schedules.all()] == ["s"]
