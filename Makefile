@@ -10,7 +10,7 @@ help: ## List these commands
 
 run: ## Run Verger on this machine: all roles in one process, with a MongoDB of its own
 	@scripts/setup run
-	@exec .venv/bin/verger dev $(ARGS)
+	@exec .venv/bin/verger dev $(or $(ARGS),--schedules examples/schedules.json --sessions examples/sessions)
 
 test: ## Run the tests, on a real MongoDB and a real RabbitMQ
 	@scripts/setup test

@@ -37,6 +37,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -51,10 +52,10 @@ def _show_version(value: bool) -> None:
 
 @app.callback()
 def root(
-    version: Annotated[  # noqa: ARG001 - the callback acts
+    version: Annotated[
         bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="JSON on stdout, for machines; also after a command.")] = False,  # noqa: ARG001
+    json: Annotated[bool, typer.Option("--json", help="JSON on stdout, for machines; also after a command.")] = False,
 ) -> None:
     """Verger: a scheduler and task queue on RabbitMQ and MongoDB.
 

@@ -1,11 +1,11 @@
 """How a command fails: one sentence on stderr, and an exit code that a script can tell apart.
 
-    0  done
-    1  refused or failed: a wrong value, no such thing, a conflict, a task that did not complete
-    2  wrong usage of the command line
-    3  a server cannot be reached
-    4  the settings, the handlers or this machine are not ready
-    130  interrupted
+0  done
+1  refused or failed: a wrong value, no such thing, a conflict, a task that did not complete
+2  wrong usage of the command line
+3  a server cannot be reached
+4  the settings, the handlers or this machine are not ready
+130  interrupted
 """
 
 import os

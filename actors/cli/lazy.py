@@ -24,7 +24,7 @@ class Commands(Mapping[str, Any]):
                 raise
             raise KeyError(name) from None  # a part that this installation does not have
         if not isinstance(found, typer.Typer):
-            function, found = found, typer.Typer(add_completion=False)
+            function, found = found, typer.Typer(add_completion=False, rich_markup_mode="markdown")
             found.command(name)(function)
         command = typer.main.get_command(found)
         command.name = name

@@ -13,5 +13,6 @@ def _everywhere(ctx: typer.Context, value: bool) -> bool:
 
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, for machines.", callback=_everywhere)]
 AllowUnknown = Annotated[
-    bool, typer.Option("--allow-unknown", help="Take task types that are not loaded here: other processes may know them.")
+    bool,
+    typer.Option("--allow-unknown", help="Take task types that are not loaded here: other processes may know them."),
 ]

@@ -44,6 +44,13 @@ def say(line: str = "") -> None:
     print(visible(line))
 
 
+def styled(first: str, style: str, rest: str) -> None:
+    """A line for people whose first word is coloured."""
+    from rich.text import Text
+
+    _console().print(Text.assemble((first, STYLES.get(style, "")), " ", visible(rest)), soft_wrap=True)
+
+
 def note(line: str = "") -> None:
     """A line for people on stderr: not part of the answer."""
     sys.stdout.flush()
@@ -61,7 +68,10 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str | None]], *, fold:
     for row in rows:
         cells = [visible(cell or "") for cell in row]
         made.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in cells))
-    _console().print(made)
+    console = _console()
+    with console.capture() as captured:
+        console.print(made)
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
 def details(pairs: Mapping[str, str | None]) -> None:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from actors.composition import Connection, connect
 from service.logs import configure_logs
 from service.settings import Settings, load_settings
+from service.timetable import Rules, Timetable
 
 T = TypeVar("T")
 
@@ -20,7 +21,7 @@ def client_settings() -> Settings:
 
 
 def talk(action: Callable[[Connection], Awaitable[T]], *, publishes: bool = False) -> T:
-    """Connect, act, disconnect. ``publishes``: whether the action has something to tell the workers."""
+    """Connect, act, disconnect. ``publishes``: the action has something to tell the workers."""
     settings = client_settings()
 
     async def session() -> T:
@@ -28,3 +29,9 @@ def talk(action: Callable[[Connection], Awaitable[T]], *, publishes: bool = Fals
             return await action(connection)
 
     return asyncio.run(session())
+
+
+def timetable(connection: Connection, *, allow_unknown: bool = False) -> Timetable:
+    """The schedules of a connection."""
+    rules = Rules(connection.registry, allow_unknown, connection.settings.max_message_bytes)
+    return Timetable(connection.store.schedules, connection.client, connection.store.clock, rules)

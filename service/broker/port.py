@@ -140,6 +140,11 @@ class Broker(Protocol):
     def on_control(self, callback: Callable[[ControlMessage], None]) -> None:
         """Call back for each control message; several callbacks may be given. Before or after ``open``."""
 
+    @property
+    def server(self) -> str:
+        """Product and version of the server, for people; empty: there is none, or it is not connected."""
+        return ""
+
     @abstractmethod
     async def ping(self) -> None:
         """A round trip to the server. Raises BrokerUnavailable."""

@@ -17,7 +17,7 @@ class Schedules(LazyGroup):
     }
 
 
-app = typer.Typer(cls=Schedules, no_args_is_help=True, add_completion=False)
+app = typer.Typer(cls=Schedules, no_args_is_help=True, add_completion=False, rich_markup_mode="markdown")
 
 
 @app.callback()

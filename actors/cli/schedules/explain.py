@@ -32,11 +32,13 @@ class Subject:
 
 
 def explain(
-    schedule_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="A stored schedule.")] = None,
+    schedule_id: Annotated[str | None, typer.Argument(metavar="ID", help="A stored schedule.")] = None,
     schedule: Annotated[str | None, typer.Option("--schedule", help="A schedule's text: needs no server.")] = None,
     timezone: Annotated[str | None, typer.Option("--timezone", help="IANA name, such as Europe/Berlin.")] = None,
     start: Annotated[str | None, typer.Option("--from", help="First instant of the window; default: now.")] = None,
-    end: Annotated[str | None, typer.Option("--to", help="End of the window, not in it; default: a week later.")] = None,
+    end: Annotated[
+        str | None, typer.Option("--to", help="End of the window, not in it; default: a week later.")
+    ] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, max=MOST, help="Fires to show at most.")] = 1000,
     json: Json = False,
 ) -> None:

@@ -24,7 +24,13 @@ from actors.sessions.backup.names import escape
 from actors.sessions.blocking import in_thread
 from actors.sessions.database import Database, Document
 
-RAW: CodecOptions[RawBSONDocument] = CodecOptions(document_class=RawBSONDocument)
+RAW: CodecOptions[RawBSONDocument] = CodecOptions(
+    document_class=RawBSONDocument,
+    datetime_conversion=DatetimeConversion.DATETIME_MS,
+    unicode_decode_error_handler="surrogateescape",
+)
+"""Nothing is decoded but what is asked for, and what is must not fail: dates beyond Python's, texts that are no UTF-8."""
+
 EXACT: CodecOptions[dict[str, Any]] = CodecOptions(
     document_class=dict,
     uuid_representation=UuidRepresentation.UNSPECIFIED,
@@ -137,6 +143,8 @@ def _entry(database: Database, entries: Sequence[CollectionEntry], instant: _Ins
     mode: Literal["snapshot", "mixed", "live"] = "snapshot"
     if not instant.wanted:
         mode = "mixed" if any(entry.data and entry.at_snapshot for entry in entries) else "live"
+    if mode == "live":
+        moment = None
     snapshot = Snapshot(
         mode=mode,
         at=datetime.fromtimestamp(moment.time, UTC) if moment else None,

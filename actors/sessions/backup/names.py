@@ -2,7 +2,7 @@
 
 import base64
 import hashlib
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 LONGEST = 238
 """With the longest suffix it stays below the 255 bytes that file systems allow."""
@@ -23,10 +23,3 @@ def escape(name: str) -> str:
         return escaped
     digest = hashlib.sha1(raw, usedforsecurity=False).digest()
     return f"{escaped[:_KEPT]}%24{base64.urlsafe_b64encode(digest).rstrip(b'=').decode()}"
-
-
-def unescape(escaped: str) -> str | None:
-    """The name that ``escape`` was given; None if it was cut."""
-    if len(escaped) == LONGEST and "%24" in escaped:
-        return None
-    return unquote(escaped, errors="surrogateescape")

@@ -6,6 +6,7 @@ other one, consuming, acknowledging and asking go on.
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import cast
 
 import structlog
@@ -113,18 +114,22 @@ class RabbitBroker(Broker):
     def on_control(self, callback: Callable[[ControlMessage], None]) -> None:
         self._control_callbacks.append(callback)
 
+    @property
+    def server(self) -> str:
+        driver = self._consuming.driver
+        said = (driver.server_properties if driver is not None else None) or {}
+        return " ".join(str(said[name]) for name in ("product", "version") if name in said)
+
     async def ping(self) -> None:
         self._publishing.require()
         await self._admin.ping()
 
     def _queue_name(self, queue: str) -> str:
-        match queue:
-            case "intake":
-                return self._names.intake
-            case "dead":
-                return self._names.dead_letters
-            case _:
-                return self._names.queue(queue)
+        if queue == INTAKE:
+            return self._names.intake
+        if queue == DEAD:
+            return self._names.dead_letters
+        return self._names.queue(queue)
 
     def _addressed(self, publication: Publication) -> Outgoing:
         if publication.dead:
@@ -157,11 +162,12 @@ class RabbitBroker(Broker):
         await self._declare(connection)
         confirmed = await self._open_channel(connection, publisher_confirms=True)
         unconfirmed = await self._open_channel(connection, publisher_confirms=False)
+        broken = partial(self._publishing.reset, connection)
         for channel in (confirmed, unconfirmed):
             # A message to a missing exchange costs the channel. A new connection declares it.
-            whenever_done(channel.closing, lambda: self._publishing.reset("a channel for publishing was closed"))
-        self._publisher.attach(confirmed, self._publishing.reset)
-        self._events.attach(unconfirmed, self._publishing.reset)
+            whenever_done(channel.closing, partial(broken, "a channel for publishing was closed"))
+        self._publisher.attach(confirmed, broken)
+        self._events.attach(unconfirmed, broken)
 
     def _not_publishing(self) -> None:
         self._publisher.detach()
@@ -173,7 +179,7 @@ class RabbitBroker(Broker):
 
     def _receive_control(self, message: ControlMessage) -> None:
         for callback in self._control_callbacks:
-            callback(message)
-
-
-__all__ = ["DEAD", "INTAKE", "RabbitBroker"]
+            try:
+                callback(message)
+            except Exception:
+                self._log.exception("control.callback_failed", command=message.command)

@@ -57,10 +57,10 @@ class RabbitConsumer(Consumer):
         self._held: dict[int, None] = {}
         """What is neither acked nor requeued, in the order of delivery."""
         self._settling = asyncio.Lock()
-        self._cancelled = False
+        self._cancelled = self._stopped = False
         self._closing: asyncio.Task[None] | None = None
-        log = log.bind(queue=self._queue_name)
-        self._feed = Feed(link, address, self._subscribe, self._held.clear, redeclare, log)
+        self._log = log.bind(queue=self._queue_name)
+        self._feed = Feed(link, address, self._subscribe, self._held.clear, redeclare, self._log)
 
     @property
     def alive(self) -> bool:
@@ -68,8 +68,8 @@ class RabbitConsumer(Consumer):
 
     @property
     def finished(self) -> bool:
-        """Whether it was cancelled and has nothing in hand any more."""
-        return self._cancelled and not self._held
+        """Whether it takes no more and has nothing in hand any more."""
+        return self._stopped and not self._held
 
     async def open(self) -> None:
         """Subscribe. Raises BrokerUnavailable or ConfigError."""
@@ -85,11 +85,15 @@ class RabbitConsumer(Consumer):
         if not self._cancelled:
             self._cancelled = True
             await self._feed.stop()
+            self._stopped = True
             self._close_if_finished()
 
     async def forsake(self) -> None:
         """Attach no more; the connection is about to be closed."""
-        self._cancelled = True
+        self._cancelled = self._stopped = True
+        if self._closing is not None:
+            self._closing.cancel()
+            await asyncio.wait((self._closing,))
         await self._feed.forsake()
 
     async def _subscribe(self, channel: Channel) -> str:
@@ -107,18 +111,20 @@ class RabbitConsumer(Consumer):
             return
         self._held[number] = None
         properties = message.header.properties
-        self._on_delivery(
-            Delivery(
-                body=message.body,
-                headers=properties.headers or {},
-                routing_key=message.routing_key or "",
-                message_id=properties.message_id,
-                content_type=properties.content_type,
-                queue=self._queue,
-                received_at=self._clock.monotonic(),
-                tag=_Tag(channel, number),
-            )
+        delivery = Delivery(
+            body=message.body,
+            headers=properties.headers or {},
+            routing_key=message.routing_key or "",
+            message_id=properties.message_id,
+            content_type=properties.content_type,
+            queue=self._queue,
+            received_at=self._clock.monotonic(),
+            tag=_Tag(channel, number),
         )
+        try:
+            self._on_delivery(delivery)
+        except Exception:
+            self._log.exception("consumer.callback_failed")  # it is in nobody's hand now, until the channel ends
 
     async def _settle(self, deliveries: Sequence[Delivery], send: "_Send") -> None:
         # In turn: "all up to 5" must not be overtaken by "all up to 6" of someone who means only the sixth.
@@ -152,10 +158,10 @@ class RabbitConsumer(Consumer):
         except ChannelInvalidStateError:
             return  # closed: the broker delivers again
         except TimeoutError:
-            self._link.reset("an acknowledgement could not be written")
+            self._link.reset(channel.connection, "an acknowledgement could not be written")
         except BaseException:
             # Cut off half-way; the broker would wait for what is no longer held.
-            self._link.reset("an acknowledgement was cut off")
+            self._link.reset(channel.connection, "an acknowledgement was cut off")
             raise
 
     def _close_if_finished(self) -> None:

@@ -45,6 +45,7 @@ class EventSender:
             if not task.cancelled():
                 on_broken(f"the event sender failed: {task.exception()!r}")
 
+        self.detach()
         self._task = asyncio.create_task(self._send(channel), name="broker events")
         self._task.add_done_callback(done)
 

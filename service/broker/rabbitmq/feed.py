@@ -134,8 +134,9 @@ class Feed:
             return
         try:
             await bounded(channel.close(), CLOSE_SECONDS, self._address, "closing a channel")
-        except BrokerUnavailable:
-            self._link.reset("a channel could not be closed")
+        except Exception:
+            # It would keep what it delivered from everybody else, for as long as the connection lives.
+            self._link.reset(channel.connection, "a channel could not be closed")
 
     async def _reattach(self, backoff: Backoff) -> None:
         while True:
@@ -145,7 +146,8 @@ class Feed:
                 await self._attach(connection)
             except (BrokerUnavailable, ConfigError) as exc:
                 self._log.warning("consumer.attach_failed", reason=str(exc))
-            except Exception:  # noqa: BLE001 - if this loop ended, the queue would stay unread for good
+            except Exception:
+                # Whatever it is: if this loop ended, the queue would stay unread for good.
                 self._log.exception("consumer.attach_failed")
             else:
                 self._log.info("consumer.attached")

@@ -7,7 +7,9 @@ while the connection lives, and it waits a fixed 5 s between attempts.)
 """
 
 import asyncio
+import os
 import random
+import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
@@ -70,7 +72,8 @@ class _Connection:
 
     def __init__(self, address: Address, purpose: str) -> None:
         self._transports = _Transports(tls=address.url.scheme == "amqps")
-        self._pika = aio_pika.Connection(address.url, client_properties={"connection_name": f"verger {purpose}"})
+        name = f"verger {purpose} {socket.gethostname()}:{os.getpid()}"
+        self._pika = aio_pika.Connection(address.url, client_properties={"connection_name": name})
         self._pika.kwargs["transport_factory"] = self._transports
         self._address = address
 
@@ -81,7 +84,7 @@ class _Connection:
 
     async def end(self) -> None:
         try:
-            with suppress(BrokerUnavailable):
+            with suppress(Exception):  # whatever the driver has to say about a connection that is over
                 await bounded(self._pika.close(), CLOSE_SECONDS, self._address, "closing")
         finally:
             self._transports.abort()
@@ -133,9 +136,9 @@ class Link:
         await self._connect()
         self._keeper = asyncio.create_task(self._keep(), name=f"broker link {self._purpose}")
 
-    def reset(self, why: str) -> None:
-        """Drop the connection, which does not work any more, and make a new one."""
-        if self._up.is_set() and not self._ended.is_set():
+    def reset(self, driver: AbstractConnection, why: str) -> None:
+        """Drop this connection, which does not work any more, and make a new one; too late for an earlier connection."""
+        if driver is self.driver and not self._ended.is_set():
             self._why = why
             self._ended.set()
 
@@ -167,7 +170,8 @@ class Link:
                 await self._connect()
             except (BrokerUnavailable, ConfigError) as exc:
                 self._log.warning("broker.connect_failed", reason=str(exc))
-            except Exception:  # noqa: BLE001 - if this loop ended, the process would stay deaf for good
+            except Exception:
+                # Whatever it is: if this loop ended, the process would stay deaf for good.
                 self._log.exception("broker.connect_failed")
             else:
                 return

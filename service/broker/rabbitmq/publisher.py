@@ -235,6 +235,7 @@ class Publisher:
 
     def attach(self, channel: Channel, on_broken: Callable[[str], None]) -> None:
         """Publish on this channel, which has confirms on and is used by nobody else."""
+        self.detach()
         self._session = _Session(channel, self._on_unroutable, on_broken)
 
     def detach(self) -> None:

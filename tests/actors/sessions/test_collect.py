@@ -50,7 +50,7 @@ async def contents(memory: Database) -> dict[str, list[Any]]:
     }
 
 
-# ---- what is collected --------------------------------------------------------------------------------------------------
+# -- what is collected -------------------------------------------------------------------------------------------------
 
 
 async def test_messages_sessions_and_their_project_are_made(run: Run, root: Path, memory: Database) -> None:
@@ -162,7 +162,7 @@ async def test_own_names_of_collections_are_used(run: Run, root: Path, memory: D
     assert sorted(await memory.list_collection_names()) == ["f", "m", "p", "s"]
 
 
-# ---- what a second run costs --------------------------------------------------------------------------------------------
+# -- what a second run costs -------------------------------------------------------------------------------------------
 
 
 async def test_a_second_run_right_after_finds_nothing_to_do(run: Run, root: Path, memory: Database) -> None:
@@ -283,7 +283,7 @@ async def test_a_large_file_is_read_over_several_runs(run: Run, root: Path, memo
     assert (await memory.sessions.find_one({}) or {})["messageCount"] == 250
 
 
-# ---- what is wrong with files -------------------------------------------------------------------------------------------
+# -- what is wrong with files ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -530,7 +530,7 @@ async def test_hostile_names_of_files_are_stored(run: Run, root: Path) -> None:
     assert await run() == {"files": 4, "unchanged": 4}
 
 
-# ---- where from ---------------------------------------------------------------------------------------------------------
+# -- where from --------------------------------------------------------------------------------------------------------
 
 
 async def test_without_a_root_there_is_nothing_to_do_and_the_fix_is_logged(context: Double) -> None:
@@ -556,7 +556,7 @@ async def test_a_root_that_is_missing_does_not_keep_others_from_being_read(conte
     assert (counts["missing_roots"], counts["inserted"]) == (1, 1)
 
 
-# ---- interruptions ------------------------------------------------------------------------------------------------------
+# -- interruptions -----------------------------------------------------------------------------------------------------
 
 
 async def test_a_cancelled_run_is_taken_up_where_it_stopped(
@@ -641,7 +641,7 @@ async def test_the_loop_goes_on_while_files_are_parsed(run: Run, root: Path) -> 
     assert max(gaps) < 0.2
 
 
-# ---- queries ------------------------------------------------------------------------------------------------------------
+# -- queries -----------------------------------------------------------------------------------------------------------
 
 
 def stages(plan: Any) -> list[str]:

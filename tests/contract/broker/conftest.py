@@ -1,4 +1,5 @@
-"""The conformance suite of the broker port: every adapter passes every test; what one cannot do is a flag that is asserted."""
+"""The conformance suite of the broker port. Every adapter passes every test; what one cannot do, a flag says and a test
+asserts."""
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field

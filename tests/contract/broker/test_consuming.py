@@ -85,7 +85,6 @@ async def test_what_was_in_hand_at_the_cancel_can_still_be_settled(broker: Broke
     inbox = Inbox()
     consumer = await broker.consume("report", 4, inbox)
     held = await inbox.take(4)
-    assert consumer.alive
 
     await consumer.cancel()
 

@@ -17,6 +17,7 @@ from tests.contract.store.steps import (
     AT_ONCE,
     HOUR,
     SECOND,
+    STALE,
     a_task,
     an_error,
     claim,
@@ -180,7 +181,7 @@ async def test_p6_a_run_that_lost_its_claim_changes_nothing_but_the_history(
 
 async def test_p6_a_paused_worker_cannot_end_a_run_that_was_rescued(store: Store) -> None:
     paused = await running(store)
-    assert await store.upkeep.rescue(paused, rescue(paused, now()), AT_ONCE, now())
+    assert await store.upkeep.rescue(paused, rescue(paused, now()), STALE, now())
 
     assert await settle(store, paused, Completed("late")) == Refused()
 

@@ -1,0 +1,111 @@
+"""``verger dev``: all roles in one process, with whatever server is missing inside it."""
+
+import asyncio
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from actors.cli.output import note
+from actors.cli.schedules.apply import default_source, load_file
+from actors.composition import App, Role, serve
+from schemas.schedule import ScheduleFile
+from service.errors import InvalidInput
+from service.logs import configure_logs
+from service.settings import MEMORY_BROKER, Settings, hide_password, load_settings
+from service.timetable import Plan, Rules, Timetable
+from service.version import VERSION
+
+
+def dev(
+    sessions: Annotated[
+        str | None, typer.Option("--sessions", help="Folder of session files that sessions.collect reads.")
+    ] = None,
+    schedules: Annotated[str | None, typer.Option("--schedules", help="Schedules file to apply at the start.")] = None,
+) -> None:
+    """Run everything in one process, for development; Ctrl-C ends it, the data stays.
+
+    Starts a private MongoDB in VERGER_DATA_DIR unless VERGER_MONGODB_URL names one, and keeps the queues in memory
+    unless VERGER_AMQP_URL names a broker. The schedules file decides: what it created earlier and does not say any more
+    is deleted.
+    """
+    settings = _settings(sessions)
+    configure_logs(settings)
+    file = load_file(schedules) if schedules is not None else None
+
+    async def ready(app: App) -> None:
+        plan = None if file is None else await _apply(app, file, default_source(schedules or ""))
+        note(banner(app, plan, schedules))
+
+    raise typer.Exit(asyncio.run(serve(settings, list(Role), ready)))
+
+
+def _settings(sessions: str | None) -> Settings:
+    chosen: dict[str, Any] = {}
+    if sessions is not None:
+        folder = Path(sessions).expanduser()
+        if not folder.is_dir():
+            raise InvalidInput("--sessions", sessions, "is no folder", "give one, such as ~/.claude/projects")
+        chosen["claude_projects"] = folder
+    settings = load_settings(**chosen)
+    if "log_format" not in settings.model_fields_set:
+        settings = load_settings(**chosen, log_format="console")
+    return settings
+
+
+async def _apply(app: App, file: ScheduleFile, source: str) -> Plan:
+    rules = Rules(app.registry, max_bytes=app.settings.max_message_bytes)
+    table = Timetable(app.store.schedules, app.client, app.store.clock, rules)
+    plan = await table.plan(file, source=source, prune=True)
+    await table.apply(plan)
+    return plan
+
+
+def banner(app: App, plan: Plan | None, path: str | None) -> str:
+    """What runs here, and what to try."""
+    settings = app.settings
+    broker = "in this process" if settings.amqp_url == MEMORY_BROKER else hide_password(settings.amqp_url)
+    verger = _own_name()
+    lines = [
+        "",
+        f"Verger {VERSION} is ready: {', '.join(sorted(app.roles))} in one process.",
+        "",
+        f"  data       {settings.data_dir}",
+        f"  MongoDB    {app.store.address}",
+        f"  broker     {broker}",
+        f"  types      {len(app.registry)} from {', '.join(settings.actors)}",
+        f"  schedules  {_applied(plan, path)}",
+        "",
+        "In a second terminal, in this folder:",
+    ]
+    if settings.data_dir != Settings.model_fields["data_dir"].default:
+        lines.append(f"  export VERGER_DATA_DIR={settings.data_dir.absolute()}")
+    lines += [f"  {verger} {example}" for example in _examples(app, plan)]
+    return "\n".join([*lines, "Ctrl-C ends it; the data stays.", ""])
+
+
+def _applied(plan: Plan | None, path: str | None) -> str:
+    if plan is None:
+        return "as stored (--schedules FILE applies some)"
+    said = len(plan.create) + len(plan.update) + len(plan.unchanged)
+    kinds = (("new", plan.create), ("changed", plan.update), ("deleted", plan.delete))
+    changes = ", ".join(f"{len(group)} {name}" for name, group in kinds if group)
+    return f"{said} from {path} ({changes or 'unchanged'})"
+
+
+def _examples(app: App, plan: Plan | None) -> list[str]:
+    first = next(iter(sorted(handler.task_type for handler in app.registry)))
+    shown = "sessions.collect" if app.registry.find("sessions.collect") else first
+    schedules = ["schedules list"] if plan is not None else ["schedules apply FILE"]
+    return ["actors", *schedules, f"enqueue {shown} --wait", "tasks list", "doctor"]
+
+
+def _own_name() -> str:
+    """As the reader can type it: ``verger`` where the PATH leads to this program, else its path."""
+    program = Path(sys.argv[0])
+    if program.name != "verger":
+        return "verger"
+    found = shutil.which("verger")
+    return "verger" if found and Path(found).samefile(program) else str(program)

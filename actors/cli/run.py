@@ -1,0 +1,31 @@
+"""``verger run``."""
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from actors.composition import Role, serve
+from service.logs import configure_logs
+from service.settings import load_settings
+
+
+def run(
+    roles: Annotated[
+        str | None, typer.Option("--roles", help=f"Of {', '.join(Role)}, separated by commas; default: all.")
+    ] = None,
+) -> None:
+    """Run roles in this process until SIGTERM; a graceful stop burns no attempt."""
+    chosen = list(Role) if roles is None else [_role(name.strip()) for name in roles.split(",") if name.strip()]
+    if not chosen:
+        raise typer.BadParameter(f"names no role; there are: {', '.join(Role)}", param_hint="--roles")
+    settings = load_settings()
+    configure_logs(settings)
+    raise typer.Exit(asyncio.run(serve(settings, chosen)))
+
+
+def _role(name: str) -> Role:
+    try:
+        return Role(name)
+    except ValueError:
+        raise typer.BadParameter(f"{name!r} is no role; there are: {', '.join(Role)}", param_hint="--roles") from None

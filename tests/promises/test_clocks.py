@@ -1,0 +1,47 @@
+"""Promises hold with wrong clocks: ten minutes fast or slow, nothing runs early, nothing runs twice, nothing is rescued alive."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from schemas.schedule import Overlap, Schedule
+from schemas.task import TaskStatus
+from tests.promises.installation import STALE_SECONDS, Installation
+
+
+def wrong_clock(seconds: int) -> dict[str, str]:
+    """Environment of a process whose wall clock is wrong; its monotonic clock is right, as it is everywhere."""
+    [library] = Path("/usr").glob("lib*/*/faketime/libfaketime.so.1")
+    return {"LD_PRELOAD": str(library), "FAKETIME": f"{seconds:+d}s", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+
+
+@pytest.mark.parametrize(("scheduler_off", "worker_off"), [(600, -600), (-600, 600)])
+async def test_clocks_ten_minutes_fast_and_slow_change_nothing(
+    installation: Installation, scheduler_off: int, worker_off: int
+) -> None:
+    await installation.start("scheduler", **wrong_clock(scheduler_off))
+    await installation.start("worker", **wrong_clock(worker_off))
+    now = installation.store.clock.now()
+    start = now.replace(microsecond=0) + timedelta(seconds=2)
+    schedule = Schedule(
+        id="two", task_type="test.noop", schedule="@every 2s", overlap=Overlap.ALLOW, next_fire_at=start
+    )
+    await installation.store.schedules.write([schedule])
+    await installation.client.schedules_changed()
+
+    long = await installation.client.enqueue("test.work", {"seconds": 2.5 * STALE_SECONDS})
+    delayed = await installation.client.enqueue("test.work", {}, delay="3s")
+    flaky = await installation.client.enqueue("test.flaky", {"failures": 2})
+    for task in (long, delayed, flaky):
+        await installation.status(task.id, TaskStatus.COMPLETED)
+
+    done = await installation.task(delayed.id)
+    assert done.started_at is not None
+    assert timedelta() <= done.started_at - done.retry_at < timedelta(seconds=2)
+    assert (await installation.task(long.id)).fence == 1
+    assert (await installation.task(flaky.id)).fence == 3
+    fires = list(installation.tasks.find({"scheduleId": "two", "status": "completed"}).sort("fireAt", 1))
+    assert [fire["fireAt"] for fire in fires] == [start + timedelta(seconds=2 * n) for n in range(len(fires))]
+    assert len(fires) >= 3
+    assert all(timedelta() <= fire["startedAt"] - fire["fireAt"] < timedelta(seconds=2) for fire in fires)
