@@ -107,7 +107,8 @@ class App:
         self.client = Client(self.store, self.broker, self.registry, max_bytes=self.settings.max_message_bytes)
         control = ControlActor(self.broker)
         self._supervisor.start(control)
-        # From here on what was started is stopped in reverse: the worker drains while its claims are still looked after.
+        # From here on what was started is stopped in reverse: the worker drains while its claims are still looked
+        # after.
         self._stack.push_async_callback(self._supervisor.stop, 5.0)
         if Role.SCHEDULER in self.roles:
             await self._start_scheduler(control)
@@ -152,12 +153,15 @@ class App:
                 await store.workers.forget(worker_id)
             if adopted:
                 log.info("claims.adopted", count=adopted)
-        scheduler: SchedulerActor
+
+        def wake(duty: str) -> None:
+            scheduler.wake(duty)
+
         duties: list[Duty] = [
             Fire(store, broker, self.registry, self.name, nap),
             Relay(store, broker, self.registry, settings, nap),
             rescue,
-            Intake(store, broker, self.registry, settings, lambda duty: scheduler.wake(duty)),
+            Intake(store, broker, self.registry, settings, wake),
             Prune(store, settings),
             Watch(store, broker),
         ]
@@ -197,7 +201,7 @@ async def _insist(what: str, connect: Callable[[], Awaitable[None]]) -> None:
         try:
             return await connect()
         except Unavailable as error:
-            log.warning(f"{what}.unavailable", error=str(error), again_in_seconds=pause)
+            log.warning("server.unavailable", server=what, error=str(error), again_in_seconds=pause)
         await asyncio.sleep(pause)
         pause = min(pause * 2, 10.0)
 
@@ -271,7 +275,8 @@ async def connect(settings: Settings, *, publishes: bool = True) -> AsyncIterato
         instance = read_instance(settings.data_dir)
         if instance is None:
             raise ConfigError(
-                f"no instance runs on {settings.data_dir}: start one with `verger dev` (or make run), or set VERGER_MONGODB_URL"
+                f"no instance runs on {settings.data_dir}: start one with `verger dev` (or make run), "
+                "or set VERGER_MONGODB_URL"
             )
         url = instance.mongodb_url
     async with AsyncExitStack() as stack:

@@ -45,7 +45,9 @@ class Supervisor:
                 pause = min(FIRST_PAUSE * 2 ** (len(recent) - 1), LONGEST_PAUSE)
                 log.exception("actor.crashed", actor=actor.name, crashes=len(recent), restart_in_seconds=pause)
                 if len(recent) >= MOST_CRASHES:
-                    self.reason = TooManyCrashes(f"{actor.name} crashed {len(recent)} times within {WITHIN_SECONDS:.0f} s: {error!r}")
+                    self.reason = TooManyCrashes(
+                        f"{actor.name} crashed {len(recent)} times within {WITHIN_SECONDS:.0f} s: {error!r}"
+                    )
                     self.failed.set()
                     return
             await asyncio.sleep(pause)

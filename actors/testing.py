@@ -1,10 +1,10 @@
 """For authors of handlers: run them in a test, on a real store, without waiting.
 
-    async with sandbox(["myapp.jobs"]) as verger:
-        task = await verger.client.enqueue("report.build", {"customer": "ada"}, delay="1h")
-        await verger.advance(hours=1)
-        await verger.run_until_idle()
-        assert (await verger.client.get(task.id)).result == {"rows": 3}
+async with sandbox(["myapp.jobs"]) as verger:
+    task = await verger.client.enqueue("report.build", {"customer": "ada"}, delay="1h")
+    await verger.advance(hours=1)
+    await verger.run_until_idle()
+    assert (await verger.client.get(task.id)).result == {"rows": 3}
 """
 
 import asyncio
@@ -52,6 +52,7 @@ class Verger:
         Raises:
             TimeoutError: still at work after ``seconds``; names what.
         """
+        busy: str | None = None
         try:
             async with asyncio.timeout(seconds):
                 while busy := await self._busy():
@@ -77,7 +78,10 @@ class Verger:
     async def failed(self) -> Sequence[str]:
         """One line for each dead letter: what a test that expects none asserts on."""
         page = await self.app.store.tasks.find(TaskFilter(status=TaskStatus.FAILED), limit=100)
-        return [f"{task.task_type} {task.id}: {task.reason}: {task.last_error and task.last_error.message}" for task in page.tasks]
+        return [
+            f"{task.task_type} {task.id}: {task.reason}: {task.last_error and task.last_error.message}"
+            for task in page.tasks
+        ]
 
 
 @asynccontextmanager
@@ -85,7 +89,8 @@ async def sandbox(modules: Sequence[str], *, mongodb_url: str | None = None, **s
     """Start an installation with the handlers of ``modules``, on a database of its own that is dropped afterwards.
 
     Args:
-        mongodb_url: A replica set that runs already; None starts a private one (about two seconds: share it between tests).
+        mongodb_url: A replica set that runs already; None starts a private one (about two seconds: share it between
+        tests).
         settings: Fields of ``Settings``, such as ``concurrency=1``.
     """
     async with AsyncExitStack() as stack:

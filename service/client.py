@@ -65,17 +65,20 @@ class Client:
         tenant_id: str | None = None,
         transaction: Any = None,
     ) -> Task:
-        """Store a task, then publish it. It is safe when this returns, even with the broker down: relay publishes later.
+        """Store a task, then publish it. It is safe when this returns, even with the broker down: relay publishes
+        later.
 
         Args:
             task_type: The type or one of its aliases.
             body: JSON object; checked against the handler's model if that is loaded here.
             id: Idempotency key; a known id changes nothing and returns the stored task.
-            name: Singleton: while one with this name is pending or running, that one is returned; if it runs, it runs once more.
+            name: Singleton: while one with this name is pending or running, that one is returned; if it runs, it runs
+            once more.
             unique: The same by type and body; None: as the type says.
             delay, at: Not before; one of the two.
             max_attempts, timeout: Instead of the type's.
-            transaction: Your own session with an open transaction on the same server: the task exists if and only if you commit.
+            transaction: Your own session with an open transaction on the same server: the task exists if and only if
+            you commit.
 
         Raises:
             InvalidInput: a field is wrong. StoreUnavailable: not known to be stored; repeat with the same id.
@@ -84,7 +87,8 @@ class Client:
         return (await self.offer([task], transaction=transaction))[0].task
 
     async def enqueue_many(self, tasks: Sequence[NewTask], *, transaction: Any = None) -> list[Task]:
-        """As ``enqueue``, for many at once: one bulk write, pipelined publishes. All are checked before any is stored."""
+        """As ``enqueue``, for many at once: one bulk write, pipelined publishes. All are checked before any is
+        stored."""
         return [answer.task for answer in await self.offer(tasks, transaction=transaction)]
 
     async def offer(self, tasks: Sequence[NewTask], *, transaction: Any = None) -> list[Created]:
@@ -141,7 +145,9 @@ class Client:
             except ValidationError as error:
                 problem = error.errors(include_url=False)[0]
                 field = ".".join(["taskBody", *(str(part) for part in problem["loc"])])
-                raise InvalidInput(field, problem["input"], problem["msg"].lower(), f"see verger schema {handler.task_type}") from None
+                raise InvalidInput(
+                    field, problem["input"], problem["msg"].lower(), f"see verger schema {handler.task_type}"
+                ) from None
         return plain
 
     async def _publish(self, publications: Sequence[Publication]) -> None:
@@ -149,7 +155,7 @@ class Client:
             # What is not confirmed is not lost: relay looks at it in ten seconds.
             await self._broker.publish(publications)
 
-    # ---- one task ---------------------------------------------------------------------------------------------------------
+    # ---- one task --------------------------------------------------------------------------------
 
     async def get(self, task_id: str) -> Task:
         """Raises NotFound."""
@@ -168,7 +174,8 @@ class Client:
         return task
 
     async def cancel(self, task_id: str, *, force: bool = False, reason: str = "asked for") -> Task:
-        """Pending: ends at once. Running: the handler sees it at its next checkpoint; ``force`` interrupts it. Raises NotFound."""
+        """Pending: ends at once. Running: the handler sees it at its next checkpoint; ``force`` interrupts it. Raises
+        NotFound."""
         task = await self._store.tasks.cancel(task_id, reason)
         if not task.status.finished:
             await self._hint(
@@ -201,7 +208,7 @@ class Client:
             raise Unavailable("the broker did not take the message; try again")
         return task
 
-    # ---- task types and schedules -------------------------------------------------------------------------------------------
+    # ---- task types and schedules ----------------------------------------------------------------
 
     async def set_paused(self, task_type: str, paused: bool) -> None:
         """Pause or resume a type on all workers; survives restarts. Raises NotFound."""
@@ -220,7 +227,13 @@ class Client:
             now=now,
             id=f"{FIRE_PREFIX}{schedule.id}@manual-{uuid4().hex}",
             unique=False,
-        ).model_copy(update={"schedule_id": schedule.id, "fire_at": now, "relay_at": relay_at(now, now, published=self._publishes)})
+        ).model_copy(
+            update={
+                "schedule_id": schedule.id,
+                "fire_at": now,
+                "relay_at": relay_at(now, now, published=self._publishes),
+            }
+        )
         answer = (await self._store.tasks.create([task]))[0]
         await self._publish([for_stored(answer.task, now)])
         return answer.task

@@ -9,7 +9,8 @@ from schemas.schedule import Misfire
 from service.triggers import Trigger
 
 ON_TIME = {Misfire.COALESCE: timedelta(seconds=15), Misfire.SKIP: timedelta(seconds=60)}
-"""How late a fire may be and still be no misfire, if the schedule does not say. A busy scheduler, or one that takes over
+"""How late a fire may be and still be no misfire, if the schedule does not say. A busy scheduler, or one that takes
+over
 from a dead one, is seconds late: that is no downtime, and each of those fires runs."""
 CATCH_UP = 100
 """How many fires ``Misfire.ALL`` owes at most at any moment; older ones are skipped."""
@@ -38,8 +39,10 @@ class FirePlan:
 def plan_fire(trigger: Trigger, due: datetime, now: datetime, misfire: Misfire, grace: timedelta | None) -> FirePlan:
     """Decide about ``due``, the stored next fire time, and all instants after it up to ``now`` (both aware).
 
-    A fire at most ``grace`` late (``ON_TIME`` if None) is on time: it runs, and the next one is looked at by itself. Later:
-    ``COALESCE`` fires once for all that are due, ``SKIP`` not at all. ``ALL`` fires each, one plan at a time, but never one
+    A fire at most ``grace`` late (``ON_TIME`` if None) is on time: it runs, and the next one is looked at by itself.
+    Later:
+    ``COALESCE`` fires once for all that are due, ``SKIP`` not at all. ``ALL`` fires each, one plan at a time, but never
+    one
     older than the last ``CATCH_UP`` or than ``grace``.
     """
     now = max(due, now)  # the store says it is due; a local clock may still be a little behind

@@ -38,7 +38,7 @@ class Incoming:
     """Not before."""
 
 
-# ---- in -----------------------------------------------------------------------------------------------------------------
+# ---- in ------------------------------------------------------------------------------------------
 
 
 def marker_of(delivery: Delivery) -> datetime | None:
@@ -61,7 +61,9 @@ def read(delivery: Delivery, handler: Handler | None, now: datetime, limit: int)
     message = _parse(delivery.body)
     for field, value in (("id", message.id), ("message_id", delivery.message_id)):
         if value is not None and (value.startswith(RESERVED) or len(value) > MAX_ID or not value.isprintable()):
-            raise InvalidMessage(field, value, "is not an id", f"use at most {MAX_ID} characters, not starting with fire:")
+            raise InvalidMessage(
+                field, value, "is not an id", f"use at most {MAX_ID} characters, not starting with fire:"
+            )
     retry_at = message.retry_at
     if message.delay is not None:
         retry_at = to_instant(now + min(message.delay, LONGEST_WAIT))
@@ -76,7 +78,9 @@ def _read_stored(delivery: Delivery) -> Incoming:
     try:
         task_id = json.loads(delivery.body)["id"]
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise InvalidMessage("id", delivery.body[:60], "is missing though verger-stored is set", "do not set that header") from None
+        raise InvalidMessage(
+            "id", delivery.body[:60], "is missing though verger-stored is set", "do not set that header"
+        ) from None
     if not isinstance(task_id, str):
         raise InvalidMessage("id", task_id, "is not text", "do not set the header verger-stored")
     return Incoming(task_id, None, _instant(delivery.headers.get(RETRY_AT)))
@@ -88,7 +92,9 @@ def _parse(body: bytes) -> TaskMessage:
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in problem["loc"]) or "message"
-        raise InvalidMessage(field, _shown(problem["input"]), problem["msg"].lower(), "see docs/publishing.md") from None
+        raise InvalidMessage(
+            field, _shown(problem["input"]), problem["msg"].lower(), "see docs/publishing.md"
+        ) from None
     check_storable(message.task_body, "taskBody")
     for field, text in (("id", message.id), ("taskName", message.task_name), ("tenantId", message.tenant_id)):
         check_storable(text, field)
@@ -106,7 +112,9 @@ def _record(
     task_type = message.task_type or key
     if handler is None:
         if not TASK_TYPE.fullmatch(task_type):
-            raise InvalidMessage("taskType", task_type, f"is not {TASK_TYPE.pattern}", "publish with the task type as routing key")
+            raise InvalidMessage(
+                "taskType", task_type, f"is not {TASK_TYPE.pattern}", "publish with the task type as routing key"
+            )
         if message.task_type is not None and message.task_type != key:
             raise InvalidMessage("taskType", task_type, f"contradicts the routing key {key!r}", "leave it out")
     else:
@@ -167,7 +175,8 @@ def new_task(
 
 
 def invalid_task(delivery: Delivery, error: InvalidMessage | PayloadRefused, now: datetime) -> Task:
-    """The dead letter of a message that is no task. Its id is the hash of bytes and properties: a redelivery is the same."""
+    """The dead letter of a message that is no task. Its id is the hash of bytes and properties: a redelivery is the
+    same."""
     digest = sha256(delivery.body).hexdigest()
     identity = sha256(f"{digest}\0{delivery.message_id}\0{delivery.routing_key}".encode("utf-8", "replace")).hexdigest()
     complete = len(delivery.body) <= HEAD_BYTES or not isinstance(error, PayloadRefused) or error.field != "message"
@@ -183,13 +192,20 @@ def invalid_task(delivery: Delivery, error: InvalidMessage | PayloadRefused, now
         retry_at=now,
         finished_at=now,
         relay_at=now + RELAY_SLACK,
-        last_error=TaskError(type=type(error).__name__, message=_safe(str(error)), fingerprint=f"{type(error).__name__}:{_safe(error.field)}", at=now),
+        last_error=TaskError(
+            type=type(error).__name__,
+            message=_safe(str(error)),
+            fingerprint=f"{type(error).__name__}:{_safe(error.field)}",
+            at=now,
+        ),
         payload=Payload(
             body=b64encode(kept).decode(),
             size=len(delivery.body),
             sha256=digest,
             complete=complete,
-            headers={_safe(name): _safe(str(value))[:200] for name, value in list(clean(delivery.headers).items())[:20]},
+            headers={
+                _safe(name): _safe(str(value))[:200] for name, value in list(clean(delivery.headers).items())[:20]
+            },
         ),
     )
 
@@ -223,7 +239,7 @@ def _text(value: object) -> str | None:
     return value[:200] if isinstance(value, str) and value.isascii() else None
 
 
-# ---- out ----------------------------------------------------------------------------------------------------------------
+# ---- out -----------------------------------------------------------------------------------------
 
 
 def _milliseconds(moment: datetime) -> int:
@@ -265,7 +281,13 @@ def dead_letter(task: Task) -> Publication:
     if task.payload is not None:
         body = task.payload.content
     else:
-        fields = {"id": task.id, "taskType": task.task_type, "taskBody": task.task_body, "taskName": task.task_name, "tenantId": task.tenant_id}
+        fields = {
+            "id": task.id,
+            "taskType": task.task_type,
+            "taskBody": task.task_body,
+            "taskName": task.task_name,
+            "tenantId": task.tenant_id,
+        }
         body = encode({name: value for name, value in fields.items() if value is not None})
     return Publication(task.task_type, body, headers, dead=True)
 

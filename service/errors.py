@@ -1,16 +1,16 @@
 """Every error Verger raises.
 
-    VergerError
-    ├── ConfigError            settings or registration are wrong; fix and start again
-    ├── InvalidInput           a value from outside is wrong; never retried
-    │   ├── InvalidMessage
-    │   ├── InvalidSchedule
-    │   └── PayloadRefused     too large, too deep, or not storable
-    ├── NotFound               no such task, schedule or type
-    ├── Conflict               the state has moved on; look again
-    └── Unavailable            a server cannot be reached; retried with backoff
-        ├── StoreUnavailable
-        └── BrokerUnavailable
+VergerError
+├── ConfigError            settings or registration are wrong; fix and start again
+├── InvalidInput           a value from outside is wrong; never retried
+│   ├── InvalidMessage
+│   ├── InvalidSchedule
+│   └── PayloadRefused     too large, too deep, or not storable
+├── NotFound               no such task, schedule or type
+├── Conflict               the state has moved on; look again
+└── Unavailable            a server cannot be reached; retried with backoff
+    ├── StoreUnavailable
+    └── BrokerUnavailable
 """
 
 SHOWN = 120

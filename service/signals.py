@@ -16,7 +16,8 @@ class Signal(Exception):
 
 
 class Retry(Signal):
-    """This attempt failed; try again, after ``after`` (seconds, ``"10m"`` or a timedelta) if given, else as the policy says."""
+    """This attempt failed; try again, after ``after`` (seconds, ``"10m"`` or a timedelta) if given, else as the policy
+    says."""
 
     def __init__(self, reason: str = "", *, after: timedelta | str | float | None = None) -> None:
         super().__init__(reason)

@@ -7,7 +7,8 @@ from service.clock import StoreClock
 
 
 class SettableClock(StoreClock):
-    """The store's clock, moved forward by hand. Claims are dated by the server itself, so that moving it makes none stale."""
+    """The store's clock, moved forward by hand. Claims are dated by the server itself, so that moving it makes none
+    stale."""
 
     def __init__(self) -> None:
         super().__init__()

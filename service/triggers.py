@@ -60,9 +60,7 @@ class Trigger(BaseTrigger):  # type: ignore[misc]  # apscheduler is untyped
 
     def fires_after(self, instant: datetime) -> Iterator[datetime]:
         """The fires strictly after ``instant``, in order; most schedules never end."""
-        if instant.tzinfo is None:
-            raise ValueError(f"{instant} has no time zone")
-        last = max(instant, _EPOCH - _SECOND).astimezone(UTC)
+        last = max(_utc(instant), _EPOCH - _SECOND)
         try:
             for fire in self._fires_after(last):
                 if fire > last:
@@ -86,7 +84,8 @@ class Trigger(BaseTrigger):  # type: ignore[misc]  # apscheduler is untyped
 
     def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime | None:
         """For APScheduler: the first fire strictly after both, so a clock that goes back repeats nothing."""
-        return self.next_after(now if previous_fire_time is None else max(previous_fire_time, now))
+        now = _utc(now)
+        return self.next_after(now if previous_fire_time is None else max(_utc(previous_fire_time), now))
 
 
 class CronTrigger(Trigger):
@@ -244,6 +243,13 @@ def _suggestion(name: str) -> str:
 @lru_cache(maxsize=1)
 def _known_zones() -> dict[str, str]:
     return {name.casefold(): name for name in available_timezones()}
+
+
+def _utc(instant: datetime) -> datetime:
+    """In UTC, because Python compares two times of one zone by their clocks, and those repeat."""
+    if instant.tzinfo is None:
+        raise ValueError(f"{instant} has no time zone")
+    return instant.astimezone(UTC)
 
 
 def _wall(instant: datetime, zone: tzinfo) -> datetime:

@@ -1,4 +1,5 @@
-"""Handlers for tests. Each run leaves marks in the collection ``marks`` beside the engine's own: what really happened."""
+"""Handlers for tests. Each run leaves marks in the collection ``marks`` beside the engine's own: what really
+happened."""
 
 import asyncio
 import os
@@ -23,7 +24,15 @@ async def marks(settings: Settings) -> AsyncIterator[Any]:
 
 async def mark(ctx: Context, what: str) -> None:
     await ctx.resources["marks"].insert_one(
-        {"task": ctx.task.id, "type": ctx.task.task_type, "what": what, "attempt": ctx.attempt, "fence": ctx.fence, "pid": os.getpid(), "at": datetime.now(UTC)}
+        {
+            "task": ctx.task.id,
+            "type": ctx.task.task_type,
+            "what": what,
+            "attempt": ctx.attempt,
+            "fence": ctx.fence,
+            "pid": os.getpid(),
+            "at": datetime.now(UTC),
+        }
     )
 
 
@@ -81,7 +90,7 @@ async def steers(body: dict[str, Any], ctx: Context) -> str:
 async def blocks(body: dict[str, Any], ctx: Context) -> None:
     """Block the event loop."""
     await mark(ctx, "start")
-    time.sleep(body["seconds"])  # noqa: ASYNC251 - that is the point
+    time.sleep(body["seconds"])
     await mark(ctx, "end")
 
 

@@ -141,6 +141,12 @@ async def _servers(settings: Settings, registry: Registry, stack: AsyncExitStack
         yield Finding("instance", OK, f"process {instance.pid} runs on {settings.data_dir}")
         url = instance.mongodb_url
     clock = StoreClock()
+    async for finding in _store(settings, url, clock, stack):
+        yield finding
+    yield await _broker(settings, registry, clock, stack)
+
+
+async def _store(settings: Settings, url: str, clock: StoreClock, stack: AsyncExitStack) -> AsyncIterator[Finding]:
     try:
         store = make_store(settings, url, clock)
         stack.push_async_callback(store.close)
@@ -154,7 +160,6 @@ async def _servers(settings: Settings, registry: Registry, stack: AsyncExitStack
     mode = f"replica set {hello['setName']}" if "setName" in hello else "sharded cluster"
     yield Finding("replicas", OK, f"{mode}; database {settings.database!r} with its indexes")
     yield _offset(clock)
-    yield await _broker(settings, registry, clock, stack)
     yield await _workers(store)
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,8 +15,9 @@ from actors.composition import App, Role, serve
 from schemas.schedule import ScheduleFile
 from service.errors import InvalidInput
 from service.logs import configure_logs
+from service.registry import Registry, load
 from service.settings import MEMORY_BROKER, Settings, hide_password, load_settings
-from service.timetable import Plan, Rules, Timetable
+from service.timetable import Plan, Rules, Timetable, plan as plan_file
 from service.version import VERSION
 
 
@@ -33,7 +35,11 @@ def dev(
     """
     settings = _settings(sessions)
     configure_logs(settings)
-    file = load_file(schedules) if schedules is not None else None
+    file = None
+    if schedules is not None:
+        file = load_file(schedules)
+        # Before anything is started: what is wrong with it is known in a moment.
+        plan_file(file, [], None, False, rules=_rules(load(settings.actors), settings), now=datetime.now(UTC))
 
     async def ready(app: App) -> None:
         plan = None if file is None else await _apply(app, file, default_source(schedules or ""))
@@ -55,9 +61,12 @@ def _settings(sessions: str | None) -> Settings:
     return settings
 
 
+def _rules(registry: Registry, settings: Settings) -> Rules:
+    return Rules(registry, max_bytes=settings.max_message_bytes)
+
+
 async def _apply(app: App, file: ScheduleFile, source: str) -> Plan:
-    rules = Rules(app.registry, max_bytes=app.settings.max_message_bytes)
-    table = Timetable(app.store.schedules, app.client, app.store.clock, rules)
+    table = Timetable(app.store.schedules, app.client, app.store.clock, _rules(app.registry, app.settings))
     plan = await table.plan(file, source=source, prune=True)
     await table.apply(plan)
     return plan

@@ -61,15 +61,15 @@ def enqueue(
         if not allow_unknown:
             connection.registry.get(task_type)
         answer = (await connection.client.offer([new]))[0]
+        if not json:
+            say(f"{answer.task.id} {_how(answer)}")
         return answer, await follow(connection, answer.task, wait_timeout) if wait else answer.task
 
     answer, task = talk(act, publishes=True)
     if json:
         print_json({"task": plain(task), "created": answer.created})
-    else:
-        _show(answer, task)
     if wait:
-        ended(task)
+        ended(task, quiet=json)
 
 
 def read_body(text: str | None, path: str | None) -> dict[str, Any]:
@@ -99,15 +99,11 @@ def _read_text(path: str) -> str:
         raise InvalidInput("--body-file", path, "is not UTF-8", "convert it") from None
 
 
-def _show(answer: Created, task: Task) -> None:
+def _how(answer: Created) -> str:
     if answer.created:
-        how = "enqueued"
-    elif answer.by == "id":
-        how = "known already, nothing was enqueued"
-    elif answer.task.status is TaskStatus.RUNNING:
-        how = "running under this name or body; it will run once more"
-    else:
-        how = "waiting under this name or body, nothing was enqueued"
-    say(f"{task.id} {how} ({task.task_type}, {task.status.value})")
-    if task.status is TaskStatus.COMPLETED and task.result is not None:
-        say(codec.dumps(task.result, ensure_ascii=False))
+        return "enqueued"
+    if answer.by == "id":
+        return f"known already ({answer.task.status.value}), nothing was enqueued"
+    if answer.task.status is TaskStatus.RUNNING:
+        return "running under this name or body; it will run once more"
+    return "waiting under this name or body, nothing was enqueued"

@@ -11,7 +11,7 @@ from actors.cli.moments import both, relative, stamp
 from actors.cli.options import Json
 from actors.cli.output import details, note, plain, pretty, print_json, say, table
 from actors.cli.session import talk
-from actors.cli.waiting import progress_of
+from actors.cli.waiting import progress_of, took
 from actors.composition import Connection
 from schemas.duration import format_duration
 from schemas.task import Task, TaskStatus
@@ -140,7 +140,7 @@ def show_task(task: Task, now: datetime) -> None:
             "not before": both(task.retry_at, now) if waits else None,
             "started": both(task.started_at, now),
             "finished": both(task.finished_at, now),
-            "took": _took(task),
+            "took": took(task),
             "worker": task.claimed_by,
             "tenant": task.tenant_id,
             "body": pretty(task.task_body),
@@ -163,12 +163,6 @@ def _history(task: Task) -> list[str]:
 def _state(task: Task) -> str:
     asked = task.cancel_requested_at is not None and not task.status.finished
     return f"{task.status.value}, asked to stop" if asked else task.status.value
-
-
-def _took(task: Task) -> str | None:
-    if task.started_at is None or task.finished_at is None:
-        return None
-    return format_duration(task.finished_at - task.started_at)
 
 
 def _row(task: Task, now: datetime) -> tuple[str, ...]:

@@ -6,9 +6,9 @@ import sys
 import typer
 
 from actors.cli.failure import REFUSED, complain
-from actors.cli.output import note
+from actors.cli.output import note, pretty, say
 from actors.composition import Connection
-from schemas.duration import parse_duration
+from schemas.duration import format_duration, parse_duration
 from schemas.task import Task, TaskStatus
 from service.errors import InvalidInput
 
@@ -46,12 +46,23 @@ def progress_of(task: Task) -> str:
     return f"{task.status.value}: {progress.done_count}{total}{message}"
 
 
-def ended(task: Task) -> None:
-    """After the wait: ends the command with 1 unless the task completed."""
+def took(task: Task) -> str | None:
+    """How long its last run took."""
+    if task.started_at is None or task.finished_at is None:
+        return None
+    return format_duration(task.finished_at - task.started_at)
+
+
+def ended(task: Task, *, quiet: bool) -> None:
+    """After the wait: say how it ended, unless that was said already (``quiet``); 1 unless it completed."""
     if task.status is TaskStatus.COMPLETED:
+        if not quiet:
+            say(f"{task.id} completed in {took(task) or 'no time'}")
+            if task.result is not None:
+                say(pretty(task.result))
         return
     if not task.status.finished:
-        complain(f"task {task.id} is still {task.status.value}; `verger tasks show {task.id}` tells more")
+        complain(f"task {task.id} is still {task.status.value}; verger tasks show {task.id} tells more")
     else:
         error = task.last_error
         why = f"{error.type}: {error.message}" if error is not None else task.reason or "no reason given"

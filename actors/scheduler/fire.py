@@ -63,7 +63,7 @@ class Fire(Duty):
             rest += [schedule.next_fire_at for schedule in again if schedule.next_fire_at is not None]
         return min(rest, default=None)
 
-    # ---- a fire ---------------------------------------------------------------------------------------------------------------
+    # ---- a fire ----------------------------------------------------------------------------------
 
     async def _fire(self, due: Sequence[Schedule], now: datetime) -> None:
         begun = self._store.clock.monotonic()
@@ -77,7 +77,8 @@ class Fire(Duty):
         try:
             trigger = trigger_of(schedule.schedule, schedule.timezone)
         except InvalidSchedule as error:
-            # It cannot have come through our door; without a next time it stops, visibly, instead of blocking the others.
+            # It cannot have come through our door; without a next time it stops, visibly, instead of blocking the
+            # others.
             log.error("schedule.invalid", schedule_id=schedule.id, error=str(error))
             return FireClaim(schedule, None, None)
         plan = plan_fire(trigger, schedule.next_fire_at, now, schedule.misfire, schedule.misfire_grace)

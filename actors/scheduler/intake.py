@@ -26,7 +26,9 @@ class Intake(Duty):
 
     name = "intake"
 
-    def __init__(self, store: Store, broker: Broker, registry: Registry, settings: Settings, wake: Callable[[str], None]) -> None:
+    def __init__(
+        self, store: Store, broker: Broker, registry: Registry, settings: Settings, wake: Callable[[str], None]
+    ) -> None:
         self._store, self._broker, self._registry, self._settings = store, broker, registry, settings
         self._wake = wake
         self._mailbox: Mailbox[Delivery] = Mailbox()
@@ -65,7 +67,9 @@ class Intake(Duty):
             if marker_of(delivery) is not None:
                 continue
             try:
-                incoming = read(delivery, self._registry.find(delivery.routing_key), now, self._settings.max_message_bytes)
+                incoming = read(
+                    delivery, self._registry.find(delivery.routing_key), now, self._settings.max_message_bytes
+                )
             except (InvalidMessage, PayloadRefused) as error:
                 await self._bury(delivery, error)
                 continue

@@ -1,4 +1,5 @@
-"""Relay, the outbox: publish what the store holds and the broker does not, without amplifying a backlog (P11, P12, P13)."""
+"""Relay, the outbox: publish what the store holds and the broker does not, without amplifying a backlog (P11, P12,
+P13)."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -29,7 +30,9 @@ class Relay(Duty):
 
     name = "relay"
 
-    def __init__(self, store: Store, broker: Broker, registry: Registry, settings: Settings, nap: timedelta = NAP) -> None:
+    def __init__(
+        self, store: Store, broker: Broker, registry: Registry, settings: Settings, nap: timedelta = NAP
+    ) -> None:
         self._store, self._broker, self._registry = store, broker, registry
         self._grace = settings.unknown_type_grace
         self._nap = nap
@@ -48,7 +51,7 @@ class Relay(Duty):
                 waits.append(await self._unknown(task_type, now))
         return min([self._nap, *waits])
 
-    # ---- a known type ------------------------------------------------------------------------------------------------------------
+    # ---- a known type ----------------------------------------------------------------------------
 
     async def _relay(self, task_type: str, state: TaskTypeState | None, now: datetime) -> timedelta:
         empty = await self._broker.depth(task_type) == 0
@@ -81,7 +84,7 @@ class Relay(Duty):
                 break
         return count
 
-    # ---- an unknown type ---------------------------------------------------------------------------------------------------------
+    # ---- an unknown type -------------------------------------------------------------------------
 
     async def _consumed_elsewhere(self, task_type: str) -> bool:
         """A worker of a newer release may know it already."""
@@ -96,14 +99,20 @@ class Relay(Duty):
                 await self._give_up(task, now)
         if waiting:
             await self._store.upkeep.relay_move([RelayMove(task, task.created_at + self._grace) for task in waiting])
-        return timedelta() if len(tasks) == BATCH else until(min((t.created_at + self._grace for t in waiting), default=None), now)
+        return (
+            timedelta()
+            if len(tasks) == BATCH
+            else until(min((t.created_at + self._grace for t in waiting), default=None), now)
+        )
 
     async def _give_up(self, task: Task, now: datetime) -> None:
-        message = f"no handler for task type {task.task_type!r} came up within {self._grace}; load its module and replay"
+        message = (
+            f"no handler for task type {task.task_type!r} came up within {self._grace}; load its module and replay"
+        )
         if await self._store.upkeep.give_up(task, "unknown_type", message, now):
             log.error("task.failed", task_type=task.task_type, id=task.id, status="dead_letter", reason="unknown_type")
 
-    # ---- dead letters ------------------------------------------------------------------------------------------------------------
+    # ---- dead letters ----------------------------------------------------------------------------
 
     async def _dead_letters(self) -> None:
         """To their exchange, whatever waits in the queue of their type."""
@@ -117,7 +126,9 @@ class Relay(Duty):
         moves = [RelayMove(task, now + RELAY_SLACK) for task in tasks]
         moved = await self._store.upkeep.relay_move(moves)
         mine = [
-            task.model_copy(update={"relay_at": now + RELAY_SLACK}) for task, done in zip(tasks, moved, strict=True) if done
+            task.model_copy(update={"relay_at": now + RELAY_SLACK})
+            for task, done in zip(tasks, moved, strict=True)
+            if done
         ]
         confirmed = await self._broker.publish([dead_letter(task) for task in mine]) if mine else []
         there = [task for task, sure in zip(mine, confirmed, strict=True) if sure]

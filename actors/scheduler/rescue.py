@@ -73,7 +73,12 @@ class Rescue(Duty):
         if not await self._store.upkeep.rescue(task, move, self._stale_after, due):
             return
         log.warning(
-            "task.rescued", task_type=task.task_type, id=task.id, worker=task.claimed_by, attempt=task.attempt, status=move.status.value
+            "task.rescued",
+            task_type=task.task_type,
+            id=task.id,
+            worker=task.claimed_by,
+            attempt=task.attempt,
+            status=move.status.value,
         )
         settled = task.model_copy(
             update={
@@ -88,7 +93,14 @@ class Rescue(Duty):
             # Published by rescue itself, whatever the queue holds: relay would wait behind a backlog.
             await self._broker.publish([for_stored(settled, now)])
         elif move.status is TaskStatus.FAILED:
-            log.error("task.failed", task_type=task.task_type, id=task.id, attempt=task.attempt, status="dead_letter", reason=move.reason)
+            log.error(
+                "task.failed",
+                task_type=task.task_type,
+                id=task.id,
+                attempt=task.attempt,
+                status="dead_letter",
+                reason=move.reason,
+            )
             if (await self._broker.publish([dead_letter(settled)]))[0]:
                 await self._store.upkeep.relay_move([RelayMove(settled, None)])
         self._broker.emit(

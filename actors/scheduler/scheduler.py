@@ -105,7 +105,7 @@ class SchedulerActor(Actor):
 
     async def _look(self, duty: Duty) -> timedelta:
         try:
-            wait: timedelta = await duty.tick()
+            wait = await duty.tick()
         except Unavailable as error:
             failures = self._failures[duty.name] = self._failures.get(duty.name, 0) + 1
             pause = min(FIRST_PAUSE * 2 ** min(failures - 1, 8), LONGEST_PAUSE)

@@ -24,9 +24,12 @@ ETA_BATCHES = 10
 
 
 class Context:
-    """Bound to one run. Its methods belong to the event loop; a handler in a thread calls them through ``from_thread``."""
+    """Bound to one run. Its methods belong to the event loop; a handler in a thread calls them through
+    ``from_thread``."""
 
-    def __init__(self, run: Run, store: Store, client: Client, settings: Settings, resources: Mapping[str, Any]) -> None:
+    def __init__(
+        self, run: Run, store: Store, client: Client, settings: Settings, resources: Mapping[str, Any]
+    ) -> None:
         self._run, self._store, self._client = run, store, client
         self._loop = asyncio.get_running_loop()
         self._written_at = float("-inf")

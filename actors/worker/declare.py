@@ -35,7 +35,8 @@ def actor(
 ) -> Callable[[Callable[..., Any]], Handler]:
     """Make a function the handler of a task type: ``(body)`` or ``(body, ctx)``, async or plain (run in a thread).
 
-    ``body`` is annotated with a pydantic model, or with ``dict``. What the function returns is JSON, and is kept as the result.
+    ``body`` is annotated with a pydantic model, or with ``dict``. What the function returns is JSON, and is kept as the
+    result.
 
     Args:
         task_type: ``[a-z0-9_.-]{1,100}``; also the routing key.
@@ -111,7 +112,9 @@ def _span(value: Span) -> timedelta:
 def _signature(task_type: str, function: Callable[..., Any]) -> tuple[type[BaseModel] | None, bool]:
     """The body's model and whether a context is wanted."""
     parameters = list(inspect.signature(function).parameters.values())
-    if not 1 <= len(parameters) <= 2 or any(p.kind not in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters):
+    if not 1 <= len(parameters) <= 2 or any(
+        p.kind not in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters
+    ):
         raise ConfigError(f"@actor({task_type!r}): the handler takes (body) or (body, ctx)")
     annotation = typing.get_type_hints(function).get(parameters[0].name)
     if annotation is dict or typing.get_origin(annotation) is dict:

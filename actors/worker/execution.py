@@ -48,7 +48,9 @@ async def execute(run: Run, context: Context, threads: Executor, result_limit: i
     except (Exception, SystemExit) as error:
         # The handler is a stranger: what it raises, even sys.exit, is the failure of one run and not of the worker.
         hopeless = isinstance(error, run.handler.retry.non_retryable)
-        return Failed(describe(error, context.now()), None if hopeless else _delay(run), "non_retryable" if hopeless else None)
+        return Failed(
+            describe(error, context.now()), None if hopeless else _delay(run), "non_retryable" if hopeless else None
+        )
     return _completed(result, result_limit)
 
 

@@ -68,7 +68,7 @@ class HandlerActor(Actor):
         self._paused = False
         self._stopping = False
 
-    # ---- told by others ------------------------------------------------------------------------------------------------------
+    # ---- told by others --------------------------------------------------------------------------
 
     def stop(self) -> None:
         self._stopping = True
@@ -84,7 +84,7 @@ class HandlerActor(Actor):
     def running(self) -> int:
         return len(self._jobs)
 
-    # ---- the loop ------------------------------------------------------------------------------------------------------------
+    # ---- the loop --------------------------------------------------------------------------------
 
     @property
     def _free(self) -> int:
@@ -132,7 +132,7 @@ class HandlerActor(Actor):
             await consumer.cancel()
             await consumer.requeue(self._mailbox.take())
 
-    # ---- deliveries ----------------------------------------------------------------------------------------------------------
+    # ---- deliveries ------------------------------------------------------------------------------
 
     async def _work_off(self, deliveries: list[Delivery]) -> None:
         consumer = self._consumer
@@ -147,7 +147,8 @@ class HandlerActor(Actor):
             await self._mailbox.wait(1.0)
 
     async def _sort(self, consumer: Consumer, deliveries: list[Delivery]) -> dict[str, tuple[Delivery, Incoming]]:
-        """Markers, the invalid, the early, the held and the running are dealt with; the rest is to be claimed, ids distinct (P8)."""
+        """Markers, the invalid, the early, the held and the running are dealt with; the rest is to be claimed, ids
+        distinct (P8)."""
         now = self._store.clock.now()
         monotonic = self._store.clock.monotonic()
         ready: dict[str, tuple[Delivery, Incoming]] = {}
@@ -189,12 +190,15 @@ class HandlerActor(Actor):
         """A message that is no task: kept, then published as a dead letter. The delivery is acknowledged afterwards."""
         task = invalid_task(delivery, error, self._store.clock.now())
         if await self._store.upkeep.put_dead(task):
-            log.error("message.refused", task_type=self.handler.task_type, id=task.id, error=str(error), reason=task.reason)
+            log.error(
+                "message.refused", task_type=self.handler.task_type, id=task.id, error=str(error), reason=task.reason
+            )
             if (await self._broker.publish([dead_letter(task)]))[0]:
                 await self._store.upkeep.relay_move([RelayMove(task, None)])
 
     async def _send_back(self, waiting: list[tuple[Delivery, Incoming]]) -> list[Delivery]:
-        """Early ones: a foreign one is stored at first sight, then each waits in the ladder, or in the store beyond it (P3)."""
+        """Early ones: a foreign one is stored at first sight, then each waits in the ladder, or in the store beyond it
+        (P3)."""
         now = self._store.clock.now()
         foreign = [(delivery, incoming) for delivery, incoming in waiting if incoming.record is not None]
         publications: list[Publication] = []
@@ -242,7 +246,7 @@ class HandlerActor(Actor):
         if back:
             await consumer.requeue(back)
 
-    # ---- runs ----------------------------------------------------------------------------------------------------------------
+    # ---- runs ------------------------------------------------------------------------------------
 
     def _start(self, task: Task) -> None:
         run = Run(task, self.handler, renew_until=time.monotonic() + task.timeout_seconds + STUBBORN_SECONDS)
@@ -251,7 +255,9 @@ class HandlerActor(Actor):
         self._jobs.add(run.job)
         self._freed_at = time.monotonic()
         run.job.add_done_callback(lambda job: self._done(run, job))
-        log.info("task.started", task_type=task.task_type, id=task.id, schedule_id=task.schedule_id, attempt=task.attempt)
+        log.info(
+            "task.started", task_type=task.task_type, id=task.id, schedule_id=task.schedule_id, attempt=task.attempt
+        )
         self._broker.emit(
             Event(
                 event=EventName.TASK_STARTED,
@@ -296,7 +302,8 @@ class HandlerActor(Actor):
             self._end(run, outcome)
 
     def _abandon(self, run: Run) -> None:
-        """It does not stop although its time is up: its end is written now, while its claim is still renewed; its slot stays taken."""
+        """It does not stop although its time is up: its end is written now, while its claim is still renewed; its slot
+        stays taken."""
         if not run.ended:
             log.error("task.stuck", task_type=run.task.task_type, id=run.id, attempt=run.task.attempt)
             self._end(run, timed_out(run, self._store.clock.now()))

@@ -144,7 +144,8 @@ class Settler(Actor):
         )
 
     async def _publish(self, ends: Sequence[End]) -> None:
-        """Retries to the delay ladder, dead letters to their exchange; what is not confirmed relay brings (P11, P13)."""
+        """Retries to the delay ladder, dead letters to their exchange; what is not confirmed relay brings (P11,
+        P13)."""
         now = self._store.clock.now()
         publications = []
         dead = []
@@ -232,7 +233,10 @@ def _names(move: Move) -> tuple[str, EventName]:
         case TaskStatus.CANCELLED:
             return "cancelled", EventName.TASK_CANCELLED
         case _:
-            return "again" if move.new_run else "retry" if move.failed else move.event or "retry", EventName.TASK_RETRYING
+            return (
+                "again" if move.new_run else "retry" if move.failed else move.event or "retry",
+                EventName.TASK_RETRYING,
+            )
 
 
 def _counts(outcome: Outcome) -> dict[str, object]:

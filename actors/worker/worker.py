@@ -37,7 +37,13 @@ class Worker:
     """Runs handlers until it is drained."""
 
     def __init__(
-        self, settings: Settings, store: Store, broker: Broker, registry: Registry, client: Client, roles: Collection[str]
+        self,
+        settings: Settings,
+        store: Store,
+        broker: Broker,
+        registry: Registry,
+        client: Client,
+        roles: Collection[str],
     ) -> None:
         self.id = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:6]}"
         self.runs = Runs()
@@ -93,11 +99,14 @@ class Worker:
     async def _open_resources(self) -> dict[str, Any]:
         opened: dict[str, Any] = {}
         for resource in self._registry.resources.values():
-            opened[resource.name] = await self._stack.enter_async_context(asynccontextmanager(resource.open)(self._settings))
+            opened[resource.name] = await self._stack.enter_async_context(
+                asynccontextmanager(resource.open)(self._settings)
+            )
         return opened
 
     async def stop(self) -> None:
-        """Drain: consumers first, then what runs may finish within the grace while its claims stay renewed, then it is released."""
+        """Drain: consumers first, then what runs may finish within the grace while its claims stay renewed, then it is
+        released."""
         begun = time.monotonic()
         for actor in self.handlers.values():
             actor.stop()
@@ -128,7 +137,7 @@ class Worker:
         while self.runs and time.monotonic() < until:
             await asyncio.sleep(0.02)
 
-    # ---- told by others ------------------------------------------------------------------------------------------------------
+    # ---- told by others --------------------------------------------------------------------------
 
     def tell(self, message: ControlMessage) -> None:
         """A hint from the control exchange."""

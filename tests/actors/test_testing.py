@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from actors.testing import sandbox
-from schemas.schedule import Misfire, Schedule
+from schemas.schedule import Misfire, Overlap, Schedule
 from schemas.task import TaskStatus
 
 
@@ -39,7 +39,9 @@ async def test_retries_follow_the_moved_clock_and_dead_letters_are_told(mongo_ur
 
 
 @pytest.mark.parametrize(("misfire", "runs"), [(Misfire.COALESCE, 1), (Misfire.ALL, 12), (Misfire.SKIP, 0)])
-async def test_a_schedule_that_slept_an_hour_follows_its_misfire_policy(mongo_url: str, misfire: Misfire, runs: int) -> None:
+async def test_a_schedule_that_slept_an_hour_follows_its_misfire_policy(
+    mongo_url: str, misfire: Misfire, runs: int
+) -> None:
     async with sandbox(["tests.handlers"], mongodb_url=mongo_url) as verger:
         store = verger.app.store
         now = verger.clock.now()
@@ -51,7 +53,7 @@ async def test_a_schedule_that_slept_an_hour_follows_its_misfire_policy(mongo_ur
                     task_type="test.noop",
                     schedule="*/5 * * * *",
                     misfire=misfire,
-                    overlap="allow",
+                    overlap=Overlap.ALLOW,
                     next_fire_at=next_quarter,
                 )
             ]

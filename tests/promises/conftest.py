@@ -9,7 +9,9 @@ from tests.promises.installation import Installation
 
 
 @pytest.fixture
-async def installation(mongo_url: str, amqp_url: str, database: str, prefix: str, tmp_path: Path) -> AsyncIterator[Installation]:
+async def installation(
+    mongo_url: str, amqp_url: str, database: str, prefix: str, tmp_path: Path
+) -> AsyncIterator[Installation]:
     made = Installation(mongo_url, amqp_url, database, prefix, tmp_path)
     try:
         await made.open()

@@ -117,16 +117,22 @@ class Installation:
             process.kill()
         await self._stack.aclose()
 
-    async def start(self, roles: str = "worker", *, ready: bool = True, **more: str) -> Process:
+    async def start(
+        self, roles: str = "worker", *, ready: bool = True, environment: Mapping[str, str] | None = None
+    ) -> Process:
         """Start a process, and wait until it says that it has started."""
-        process = Process(roles, {**self.environment, **more}, self.folder / f"process-{len(self.processes)}.log")
+        process = Process(
+            roles, {**self.environment, **(environment or {})}, self.folder / f"process-{len(self.processes)}.log"
+        )
         self.processes.append(process)
         if ready:
-            await self.until(lambda: bool(process.events("verger.started")) or not process.alive, "the process to start")
+            await self.until(
+                lambda: bool(process.events("verger.started")) or not process.alive, "the process to start"
+            )
             assert process.alive, process.log()[-5:]
         return process
 
-    # ---- looking ---------------------------------------------------------------------------------------------------------------
+    # ---- looking ---------------------------------------------------------------------------------
 
     @property
     def tasks(self) -> Any:
@@ -173,7 +179,7 @@ class Installation:
         statuses = Counter(f"{task['taskType']} {task['status']}" for task in self.tasks.find())
         return f"tasks: {dict(statuses)}; logs: {[process.log()[-3:] for process in self.processes]}"
 
-    # ---- the broker, through another client library ---------------------------------------------------------------------------
+    # ---- the broker, through another client library ----------------------------------------------
 
     def publish(self, *messages: tuple[str, bytes, pika.BasicProperties | None]) -> None:
         """Publish (routing key, body, properties) with pika, confirmed."""

@@ -1,4 +1,5 @@
-"""Promises hold with wrong clocks: ten minutes fast or slow, nothing runs early, nothing runs twice, nothing is rescued alive."""
+"""Promises hold with wrong clocks: ten minutes fast or slow, nothing runs early, nothing runs twice, nothing is rescued
+alive."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,8 +21,8 @@ def wrong_clock(seconds: int) -> dict[str, str]:
 async def test_clocks_ten_minutes_fast_and_slow_change_nothing(
     installation: Installation, scheduler_off: int, worker_off: int
 ) -> None:
-    await installation.start("scheduler", **wrong_clock(scheduler_off))
-    await installation.start("worker", **wrong_clock(worker_off))
+    await installation.start("scheduler", environment=wrong_clock(scheduler_off))
+    await installation.start("worker", environment=wrong_clock(worker_off))
     now = installation.store.clock.now()
     start = datetime.fromtimestamp(now.timestamp() // 2 * 2 + 4, UTC)
     schedule = Schedule(

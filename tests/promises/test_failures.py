@@ -4,6 +4,7 @@ import asyncio
 import json
 import signal
 from datetime import timedelta
+from itertools import pairwise
 from typing import Any
 
 from schemas.task import TaskStatus
@@ -20,7 +21,7 @@ async def test_a_failing_task_is_tried_at_the_policys_delays_then_is_a_dead_lett
     dead = await installation.status(task.id, TaskStatus.FAILED)
 
     starts = [mark["at"] for mark in installation.marks()]
-    gaps = [(later - earlier).total_seconds() for earlier, later in zip(starts, starts[1:], strict=False)]
+    gaps = [(later - earlier).total_seconds() for earlier, later in pairwise(starts)]
     for gap, delay in zip(gaps, (1, 2), strict=True):
         assert delay - 0.01 <= gap <= delay + 1.5
     assert (dead.attempt, dead.retry_count, dead.reason) == (3, 3, "exhausted")
@@ -74,10 +75,13 @@ async def test_hostile_messages_in_a_burst_are_dead_letters_or_kept_verbatim_and
     assert {task["reason"] for task in refused} == {"invalid_message", "payload_refused"}
     assert all(task["lastError"]["message"] for task in refused)
     await installation.until(
-        lambda: installation.tasks.count_documents({"status": "failed", "relayAt": {"$exists": True}}) == 0, "the dead letters"
+        lambda: installation.tasks.count_documents({"status": "failed", "relayAt": {"$exists": True}}) == 0,
+        "the dead letters",
     )
     letters = installation.take_dead_letters()
-    assert sorted(body for body, _ in letters if len(body) < 2048) == sorted(body for body in hostile.values() if len(body) < 2048)
+    assert sorted(body for body, _ in letters if len(body) < 2048) == sorted(
+        body for body in hostile.values() if len(body) < 2048
+    )
     assert worker.alive
 
 
@@ -85,7 +89,7 @@ async def test_a_task_of_an_unknown_type_waits_for_a_roll_out_and_is_a_dead_lett
     installation: Installation,
 ) -> None:
     installation.publish(("test.nobody", message(id="stranger", taskBody={"n": 1}), None))
-    scheduler = await installation.start("scheduler", VERGER_UNKNOWN_TYPE_GRACE="4s")
+    scheduler = await installation.start("scheduler", environment={"VERGER_UNKNOWN_TYPE_GRACE": "4s"})
 
     await installation.until(lambda: installation.tasks.find_one({"_id": "stranger"}) is not None, "the record")
     assert installation.tasks.find_one({"_id": "stranger"})["status"] == "pending"
@@ -135,7 +139,9 @@ async def test_p12_a_backlog_is_not_amplified_by_relay(installation: Installatio
     assert installation.tasks.count_documents({"fence": {"$gt": 1}}) == 0
 
 
-async def test_p12_a_task_whose_message_is_gone_is_found_behind_a_backlog_by_the_marker(installation: Installation) -> None:
+async def test_p12_a_task_whose_message_is_gone_is_found_behind_a_backlog_by_the_marker(
+    installation: Installation,
+) -> None:
     lost = await installation.store.tasks.create([installation_task(installation, "lost")])
     await installation.client.enqueue_many([NewTask("test.single", {"seconds": 0.4, "value": n}) for n in range(60)])
 
@@ -167,9 +173,13 @@ async def test_a_wiped_broker_is_healed_by_relay(installation: Installation, rab
     assert installation.tasks.count_documents({"status": "completed", "fence": 1}) == 201
 
 
-async def test_the_broker_is_killed_under_load_and_nothing_is_lost(installation: Installation, rabbit_server: Any) -> None:
+async def test_the_broker_is_killed_under_load_and_nothing_is_lost(
+    installation: Installation, rabbit_server: Any
+) -> None:
     process = await installation.start("scheduler,worker")
-    tasks = await installation.client.enqueue_many([NewTask("test.work", {"seconds": 0.2, "value": n}) for n in range(200)])
+    tasks = await installation.client.enqueue_many(
+        [NewTask("test.work", {"seconds": 0.2, "value": n}) for n in range(200)]
+    )
     await installation.until(lambda: len(installation.marks()) >= 20, "work to be under way")
 
     rabbit_server.kill()
@@ -182,7 +192,9 @@ async def test_the_broker_is_killed_under_load_and_nothing_is_lost(installation:
     assert process.alive
 
 
-async def test_the_database_is_killed_under_load_and_nothing_is_lost(installation: Installation, mongo_server: Any) -> None:
+async def test_the_database_is_killed_under_load_and_nothing_is_lost(
+    installation: Installation, mongo_server: Any
+) -> None:
     process = await installation.start("scheduler,worker")
     await installation.client.enqueue_many([NewTask("test.noop", {"n": n}) for n in range(50)])
     letters = [("test.noop", message(id=f"foreign-{n}", taskBody={}), None) for n in range(200)]
@@ -195,7 +207,11 @@ async def test_the_database_is_killed_under_load_and_nothing_is_lost(installatio
 
     assert installation.tasks.count_documents({"status": "completed"}) == 250
     assert process.alive
-    outages = [line for line in process.log() if line.get("event") in ("store.unavailable", "duty.postponed", "heartbeat.failed")]
+    outages = [
+        line
+        for line in process.log()
+        if line.get("event") in ("store.unavailable", "duty.postponed", "heartbeat.failed")
+    ]
     assert outages
     assert all("127.0.0.1" in line["error"] for line in outages)
 
@@ -205,7 +221,7 @@ async def test_started_before_its_servers_a_process_waits_and_says_for_whom(
 ) -> None:
     mongo_server.kill()
     process = await installation.start("scheduler,worker", ready=False)
-    await installation.until(lambda: bool(process.events("store.unavailable")), "the log line")
+    await installation.until(lambda: bool(process.events("server.unavailable")), "the log line")
     await mongo_server.restart()
 
     await installation.until(lambda: bool(process.events("verger.started")), "the start")

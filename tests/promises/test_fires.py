@@ -30,16 +30,27 @@ async def test_three_schedulers_of_which_one_is_killed_fire_each_fire_exactly_on
     await installation.store.schedules.write([every(1, f"s{n:02}", start) for n in range(20)])
     await installation.client.schedules_changed()
 
-    await installation.until(lambda: installation.store.clock.now() > start + timedelta(seconds=8), "eight seconds of fires")
+    await installation.until(
+        lambda: installation.store.clock.now() > start + timedelta(seconds=8), "eight seconds of fires"
+    )
     schedulers[1].kill()
-    await installation.until(lambda: installation.store.clock.now() > end + timedelta(seconds=6), "the rest of the fires")
+    await installation.until(
+        lambda: installation.store.clock.now() > end + timedelta(seconds=6), "the rest of the fires"
+    )
 
-    expected = {f"fire:s{n:02}@{(start + timedelta(seconds=k)).isoformat().replace('+00:00', 'Z')}" for n in range(20) for k in range(20)}
+    expected = {
+        f"fire:s{n:02}@{(start + timedelta(seconds=k)).isoformat().replace('+00:00', 'Z')}"
+        for n in range(20)
+        for k in range(20)
+    }
     fired = [task["_id"] for task in installation.tasks.find({"fireAt": {"$lt": end}}, {"_id": 1})]
     assert set(fired) == expected
     assert len(fired) == len(expected)
     await installation.until(
-        lambda: installation.tasks.count_documents({"fireAt": {"$lt": end}, "status": "completed", "fence": 1}) == len(expected),
+        lambda: (
+            installation.tasks.count_documents({"fireAt": {"$lt": end}, "status": "completed", "fence": 1})
+            == len(expected)
+        ),
         "all of them to have run once",
     )
 
@@ -61,7 +72,9 @@ async def test_after_an_hour_of_downtime_the_misfire_policy_decides(
     await installation.store.schedules.write([every(300, "five", first, misfire=misfire)])
 
     await installation.start("scheduler,worker")
-    await installation.until(lambda: installation.schedules.find_one({"_id": "five"})["nextFireAt"] > last, "the schedule to go on")
+    await installation.until(
+        lambda: installation.schedules.find_one({"_id": "five"})["nextFireAt"] > last, "the schedule to go on"
+    )
     await installation.until(lambda: installation.tasks.count_documents({"status": "completed"}) == runs, "the runs")
 
     schedule = await installation.store.schedules.get("five")
@@ -73,7 +86,9 @@ async def test_after_an_hour_of_downtime_the_misfire_policy_decides(
 
 async def test_p19_a_fire_whose_predecessor_still_runs_is_skipped_and_counted(installation: Installation) -> None:
     start = installation.store.clock.now().replace(microsecond=0) + timedelta(seconds=2)
-    schedule = Schedule(id="slow", task_type="test.work", task_body={"seconds": 2.5}, schedule="@every 1s", next_fire_at=start)
+    schedule = Schedule(
+        id="slow", task_type="test.work", task_body={"seconds": 2.5}, schedule="@every 1s", next_fire_at=start
+    )
     await installation.store.schedules.write([schedule])
     await installation.start("scheduler,worker")
 

@@ -46,20 +46,30 @@ async def test_the_message_id_property_is_the_id_when_the_body_names_none(instal
 async def test_a_killed_workers_tasks_run_again_within_the_timeout_and_five_seconds(installation: Installation) -> None:
     await installation.start("scheduler")
     workers = [await installation.start() for _ in range(3)]
-    tasks = await installation.client.enqueue_many([NewTask("test.work", {"seconds": 0.5, "value": n}) for n in range(300)])
+    tasks = await installation.client.enqueue_many(
+        [NewTask("test.work", {"seconds": 0.5, "value": n}) for n in range(300)]
+    )
     await installation.until(lambda: len(installation.marks(pid=workers[0].pid)) >= 15, "the first worker to be busy")
 
-    held = {task["_id"] for task in installation.tasks.find({"status": "running", "claimedBy": {"$regex": f"-{workers[0].pid}-"}})}
+    held = {
+        task["_id"]
+        for task in installation.tasks.find({"status": "running", "claimedBy": {"$regex": f"-{workers[0].pid}-"}})
+    }
     workers[0].kill()
     assert held
     seconds = await installation.until(
-        lambda: all(task["fence"] > 1 for task in installation.tasks.find({"_id": {"$in": list(held)}, "status": {"$ne": "completed"}})),
+        lambda: all(
+            task["fence"] > 1
+            for task in installation.tasks.find({"_id": {"$in": list(held)}, "status": {"$ne": "completed"}})
+        ),
         "the dead worker's tasks to run again",
     )
     await installation.all_finished(300)
 
     assert seconds < STALE_SECONDS + 5
-    assert installation.tasks.count_documents({"_id": {"$in": [task.id for task in tasks]}, "status": "completed"}) == 300
+    assert (
+        installation.tasks.count_documents({"_id": {"$in": [task.id for task in tasks]}, "status": "completed"}) == 300
+    )
     runs = installation.runs()
     assert {task_id for task_id, count in runs.items() if count > 1} <= held
     assert max(runs.values()) == 2
@@ -86,7 +96,9 @@ async def test_a_worker_that_was_paused_past_the_timeout_is_refused_and_the_resc
     assert [mark["pid"] for mark in installation.marks("end")][-1] == second.pid
     events = [entry.event for entry in (await installation.task(task.id)).history]
     assert "rescued" in events
-    finishes = [line for process in (first, second) for line in process.events("task.finished") if line["id"] == task.id]
+    finishes = [
+        line for process in (first, second) for line in process.events("task.finished") if line["id"] == task.id
+    ]
     assert len(finishes) == 1
 
 
@@ -104,9 +116,9 @@ async def test_a_finish_of_a_lost_claim_is_refused_and_history_says_so(installat
     first.signal(signal.SIGCONT)
 
     def refused() -> bool:
-        return "refused" in [entry["event"] for entry in installation.tasks.find_one({"_id": task.id})["history"]] or bool(
-            first.events("claim.lost")
-        )
+        return "refused" in [
+            entry["event"] for entry in installation.tasks.find_one({"_id": task.id})["history"]
+        ] or bool(first.events("claim.lost"))
 
     await installation.until(refused, "the refusal")
     done = await installation.task(task.id)
@@ -118,7 +130,9 @@ async def test_sigterm_during_work_burns_no_attempt_and_loses_nothing(installati
     first = await installation.start()
     quick = await installation.client.enqueue_many([NewTask("test.work", {"seconds": 1}) for _ in range(10)])
     slow = await installation.client.enqueue("test.batches", {"rows": 1000, "seconds": 0.1})
-    waiting = await installation.client.enqueue_many([NewTask("test.single", {"seconds": 0.2, "value": n}) for n in range(50)])
+    waiting = await installation.client.enqueue_many(
+        [NewTask("test.single", {"seconds": 0.2, "value": n}) for n in range(50)]
+    )
     await installation.until(lambda: len(installation.marks(pid=first.pid)) >= 12, "work in hand")
 
     first.signal(signal.SIGTERM)

@@ -38,15 +38,15 @@ def run(
 
     async def act(connection: Connection) -> Task:
         task = await connection.client.run_schedule(await timetable(connection).get(schedule_id))
+        if not json:
+            say(f"{task.id} enqueued ({task.task_type})")
         return await follow(connection, task, wait_timeout) if wait else task
 
     task = talk(act, publishes=True)
     if json:
         print_json({"task": plain(task)})
-    else:
-        say(f"{task.id} is {task.status.value} ({task.task_type})")
     if wait:
-        ended(task)
+        ended(task, quiet=json)
 
 
 def _set_enabled(ids: list[str], enabled: bool, json: bool) -> None:

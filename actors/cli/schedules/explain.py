@@ -11,6 +11,7 @@ import typer
 from actors.cli.moments import iso, parse_moment, stamp
 from actors.cli.options import Json
 from actors.cli.output import print_json, say, table
+from schemas.duration import format_duration
 from service.errors import InvalidInput
 from service.triggers import Trigger, parse_schedule
 
@@ -111,7 +112,14 @@ def _show(
             say(stamp(fire))
         return
     changes = list(_changes(window[0], fires[-1], zone))
-    table(("UTC", subject.timezone, ""), [_row(fire, zone, changes) for fire in fires])
+    earlier = [window[0], *fires]
+    table(
+        ("UTC", subject.timezone, ""),
+        [
+            _row(fire, zone, any(before < change <= fire for change in changes))
+            for before, fire in zip(earlier, fires, strict=False)
+        ],
+    )
     for change in changes:
         say(_change_note(change, zone))
 
@@ -121,6 +129,8 @@ def _show_state(stored: Any) -> None:
         say("It is paused: none of these fires until `verger schedules resume`.")
     elif stored.next_fire_at is not None:
         say(f"Next fire as stored: {stamp(stored.next_fire_at)}")
+    if stored.jitter is not None:
+        say(f"Each task starts up to {format_duration(stored.jitter)} later (jitter).")
     if stored.last_fire_at is not None:
         status = stored.last_status.value if stored.last_status else "not finished"
         say(f"Last fire: {stamp(stored.last_fire_at)}, {status}: {stored.last_task_id}")
@@ -129,11 +139,9 @@ def _show_state(stored: Any) -> None:
         say(f"Skipped so far: {reasons}")
 
 
-def _row(fire: datetime, zone: tzinfo, changes: list[datetime]) -> tuple[str, str, str]:
-    local = fire.astimezone(zone)
-    first = next((change for change in changes if timedelta() <= fire - change < timedelta(days=1)), None)
-    remark = "after the clocks changed" if first is not None else ""
-    return stamp(fire), local.strftime("%a %Y-%m-%d %H:%M:%S %z"), remark
+def _row(fire: datetime, zone: tzinfo, changed: bool) -> tuple[str, str, str]:
+    local = fire.astimezone(zone).strftime("%a %Y-%m-%d %H:%M:%S %z")
+    return stamp(fire), local, "first after the clocks changed" if changed else ""
 
 
 def _changes(start: datetime, end: datetime, zone: tzinfo) -> Iterator[datetime]:

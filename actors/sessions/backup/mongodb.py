@@ -29,7 +29,7 @@ RAW: CodecOptions[RawBSONDocument] = CodecOptions(
     datetime_conversion=DatetimeConversion.DATETIME_MS,
     unicode_decode_error_handler="surrogateescape",
 )
-"""Nothing is decoded but what is asked for, and what is must not fail: dates beyond Python's, texts that are no UTF-8."""
+"""Decodes only what is asked for, and that without fail: dates beyond Python's, texts that are no UTF-8."""
 
 EXACT: CodecOptions[dict[str, Any]] = CodecOptions(
     document_class=dict,

@@ -137,7 +137,7 @@ class Link:
         self._keeper = asyncio.create_task(self._keep(), name=f"broker link {self._purpose}")
 
     def reset(self, driver: AbstractConnection, why: str) -> None:
-        """Drop this connection, which does not work any more, and make a new one; too late for an earlier connection."""
+        """Drop this connection, which does not work any more, and make a new one. Nothing, if that was done already."""
         if driver is self.driver and not self._ended.is_set():
             self._why = why
             self._ended.set()

@@ -71,6 +71,7 @@ OLD_TYPES = document(
     element(0x06, b"undefined", b""),
     element(0x0E, b"symbol", b"\x02\0\0\0a\0"),
     element(0x0C, b"pointer", b"\x02\0\0\0a\0" + bytes(12)),
+    element(0x02, b"no utf-8", b"\x03\0\0\0\xff\xfe\0"),
     element(0x10, b"twice", (1).to_bytes(4, "little")),
     element(0x10, b"twice", (2).to_bytes(4, "little")),
 )

@@ -13,6 +13,7 @@ from schemas.event import ControlCommand, ControlMessage, Event, EventName
 from service.broker.names import Names
 from service.broker.port import DELAY_LADDER, INTAKE, Publication
 from service.broker.rabbitmq import RabbitBroker, events
+from service.broker.rabbitmq.topology import task_queue
 from service.clock import SystemClock
 from tests.brokers import Inbox, LogBook, eventually, foreign, foreign_channel, task_properties
 from tests.contract.broker.conftest import TYPES
@@ -244,8 +245,6 @@ async def test_intake_receives_what_exceeded_the_delivery_limit(
     broker: RabbitBroker, amqp_url: str, names: Names
 ) -> None:
     """With the limit lowered by declaring another queue of the same arguments: nothing that Verger takes is dropped."""
-    from service.broker.rabbitmq.topology import task_queue  # noqa: PLC0415
-
     inbox = Inbox()
     await broker.consume(INTAKE, 1, inbox)
     arguments = task_queue(names) | {"x-delivery-limit": 2}

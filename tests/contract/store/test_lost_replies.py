@@ -1,0 +1,382 @@
+"""P7: a reply that never came. What happened is read back, and nothing is guessed."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from schemas.outcome import Completed, Outcome, Released
+from schemas.task import Task, TaskStatus
+from service.errors import StoreUnavailable
+from service.states import Seen, rescue
+from service.store.mongo import MongoStore, database
+from service.store.port import (
+    Changed,
+    Claimed,
+    ClaimRequest,
+    Deduplicated,
+    FireEnd,
+    Known,
+    NotDone,
+    RelayMove,
+    Settled,
+    Store,
+)
+from tests.conftest import DatabaseClient
+from tests.contract.store.steps import (
+    HOUR,
+    SECOND,
+    STALE,
+    a_beat,
+    a_fire,
+    a_schedule,
+    a_task,
+    claim,
+    dead,
+    end,
+    failed,
+    foreign,
+    kept,
+    look,
+    look_at,
+    now,
+    running,
+    settle,
+    some_tasks,
+    stored,
+)
+from tests.contract.store.wire import Wire, wire_to
+from tests.servers import MongoServer
+
+
+@pytest.fixture
+async def wire(mongo_server: MongoServer) -> AsyncIterator[Wire]:
+    async with wire_to(mongo_server.port) as wire:
+        yield wire
+
+
+@pytest.fixture
+async def store(
+    wire: Wire, emptied_database: str, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Store]:
+    # The driver tries again by itself until its time is up; only then it is ours to find out.
+    monkeypatch.setitem(database.OPTIONS, "timeoutMS", 700)
+    monkeypatch.setattr(database, "REPEAT_SECONDS", 0.0)
+    store = MongoStore(wire.url, emptied_database)
+    await store.open()
+    yield store
+    await store.close()
+
+
+@pytest.fixture(params=[1, 20], ids=["alone", "in a batch"])
+def tasks(request: pytest.FixtureRequest) -> list[Task]:
+    return some_tasks(request.param)
+
+
+def command_for(tasks: list[Task]) -> str:
+    """What a claim is, on the wire."""
+    return "findAndModify" if len(tasks) == 1 else "update"
+
+
+Requests = Callable[[list[Task]], list[ClaimRequest]]
+
+
+def foreign_ones(tasks: list[Task]) -> list[ClaimRequest]:
+    return [foreign(task) for task in tasks]
+
+
+def stored_ones(tasks: list[Task]) -> list[ClaimRequest]:
+    return [stored(task.id) for task in tasks]
+
+
+# ---- claims -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("requests", [foreign_ones, stored_ones])
+async def test_p7_a_claim_whose_reply_was_lost_is_read_back(
+    store: Store, wire: Wire, tasks: list[Task], requests: Requests
+) -> None:
+    if requests is stored_ones:
+        await store.tasks.create(tasks)
+    wire.lose_replies(command_for(tasks))
+
+    answers = await store.claims.claim(requests(tasks), "w1")
+
+    assert wire.lost
+    assert [answer.task for answer in answers if isinstance(answer, Claimed)] == [
+        await look(store, task.id) for task in tasks
+    ]
+    assert {task.attempt for task in (await store.tasks.get_many([task.id for task in tasks])).values()} == {1}
+
+
+async def test_p7_a_foreign_claim_that_never_arrived_is_requeued(store: Store, wire: Wire, tasks: list[Task]) -> None:
+    wire.lose_requests(command_for(tasks))
+
+    answers = await store.claims.claim(foreign_ones(tasks), "w1")
+
+    assert wire.lost
+    assert answers == [NotDone()] * len(tasks)
+    assert await store.tasks.get_many([task.id for task in tasks]) == {}
+
+
+async def test_p7_a_claim_that_never_arrived_is_acknowledged_when_there_is_a_record(
+    store: Store, wire: Wire, tasks: list[Task]
+) -> None:
+    await store.tasks.create(tasks)
+    wire.lose_requests(command_for(tasks))
+
+    answers = await store.claims.claim(foreign_ones(tasks), "w1")
+
+    assert answers == [Known()] * len(tasks)
+    assert (await look(store, tasks[0].id)).status is TaskStatus.PENDING
+
+
+async def test_p7_a_claim_that_never_arrived_is_not_mine_when_another_has_it(
+    store: Store, wire: Wire, tasks: list[Task]
+) -> None:
+    await store.tasks.create(tasks)
+    await claim(store, *(task.id for task in tasks), worker="w2")
+    wire.lose_requests(command_for(tasks))
+
+    assert await store.claims.claim(foreign_ones(tasks), "w1") == [Known()] * len(tasks)
+
+
+async def test_p7_a_lost_reply_to_a_mixed_batch_is_resolved_for_each(store: Store, wire: Wire) -> None:
+    await store.tasks.create([a_task("waiting"), a_task("early", retry_at=now() + HOUR)])
+    await running(store, "live", live_key="name:n")
+    wire.lose_replies("update")
+
+    answers = await store.claims.claim(
+        [
+            foreign(a_task("new")),
+            stored("waiting"),
+            stored("early"),
+            foreign(a_task("twin", live_key="name:n")),
+            stored("gone"),
+        ],
+        "w1",
+    )
+
+    # The twin has no record: the next delivery notes the request.
+    assert [answer.task.id if isinstance(answer, Claimed) else answer for answer in answers] == [
+        "new",
+        "waiting",
+        Known(),
+        NotDone(),
+        Known(),
+    ]
+
+
+async def test_p7_a_single_lost_reply_is_the_driver_s_to_repeat(store: Store, wire: Wire, tasks: list[Task]) -> None:
+    wire.lose_replies(command_for(tasks), times=1)
+
+    answers = await store.claims.claim(foreign_ones(tasks), "w1")
+
+    assert wire.lost == [command_for(tasks)]
+    assert [answer.task.attempt for answer in answers if isinstance(answer, Claimed)] == [1] * len(tasks)
+
+
+@pytest.mark.parametrize("lose", ["requests", "replies"])
+async def test_p4_a_request_whose_note_was_lost_is_asked_again(store: Store, wire: Wire, lose: str) -> None:
+    await running(store, "live", live_key="name:n")
+    requests = [foreign(a_task("a", live_key="name:n")), *foreign_ones(some_tasks(3))]
+    (wire.lose_requests if lose == "requests" else wire.lose_replies)("update")
+
+    # One by itself cannot know; in a batch it does not take the others with it.
+    with pytest.raises(StoreUnavailable):
+        await store.claims.claim(requests[:1], "w1")
+    wire.mend()
+
+    assert (await store.claims.claim(requests, "w1"))[0] == Deduplicated("live", again=True)
+
+
+# ---- ends -------------------------------------------------------------------------------------------------------------
+
+ENDS: dict[str, tuple[Outcome, TaskStatus]] = {
+    "completed": (Completed({"ok": 1}), TaskStatus.COMPLETED),
+    "exhausted": (failed(None), TaskStatus.FAILED),
+    "retried": (failed(HOUR), TaskStatus.PENDING),
+    "released": (Released("shutdown"), TaskStatus.PENDING),
+}
+
+
+@pytest.mark.parametrize("case", ENDS.values(), ids=ENDS.keys())
+async def test_p7_a_settle_whose_reply_was_lost_was_done(
+    store: Store, wire: Wire, tasks: list[Task], case: tuple[Outcome, TaskStatus]
+) -> None:
+    outcome, status = case
+    await store.tasks.create(tasks)
+    claimed = await claim(store, *(task.id for task in tasks))
+    wire.lose_replies("update")
+
+    answers = await store.claims.settle([end(task, outcome) for task in claimed])
+
+    assert wire.lost
+    assert answers == [Settled(status)] * len(tasks)
+    after = await look(store, tasks[0].id)
+    assert (after.status, after.fence, len(after.history)) == (status, 1, 0 if status is TaskStatus.COMPLETED else 1)
+
+
+async def test_p7_a_settle_that_never_arrived_is_to_be_written_again(
+    store: Store, wire: Wire, tasks: list[Task]
+) -> None:
+    await store.tasks.create(tasks)
+    claimed = await claim(store, *(task.id for task in tasks))
+    wire.lose_requests("update")
+
+    answers = await store.claims.settle([end(task, Completed()) for task in claimed])
+    assert wire.lost
+    assert answers == [Changed(Seen())] * len(tasks)
+
+    wire.mend()
+    answers = await store.claims.settle([end(task, Completed()) for task in claimed])
+    assert answers == [Settled(TaskStatus.COMPLETED)] * len(tasks)
+
+
+async def test_p7_a_settle_that_never_arrived_hears_of_the_requests(store: Store, wire: Wire) -> None:
+    task = await running(store, live_key="name:n")
+    await store.tasks.create([a_task("request", live_key="name:n")])
+    wire.lose_requests("update")
+
+    assert await settle(store, task, Completed()) == Changed(Seen(again=True))
+
+
+async def test_p7_a_record_that_vanished_is_found_out_when_the_store_is_gone_for_long(
+    store: Store, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.store.mongo.claims._READ_BACK_SECONDS", 0.0)
+    task = await running(store)
+    wire.lose_replies("find")
+
+    with pytest.raises(StoreUnavailable):
+        await settle(store, task.model_copy(update={"claim_token": "lost"}), Completed())
+
+
+# ---- everything else --------------------------------------------------------------------------------------------------
+
+
+async def test_what_is_idempotent_is_repeated(
+    store: Store, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Replies are lost until the driver gives up; then the adapter itself tries again."""
+    schedule, other = await kept(store, a_schedule("held"), a_schedule("other"))
+    [held] = await store.schedules.begin_fires([a_fire(schedule)], "s1")
+    task = await running(store, "running")
+    token = task.claim_token or ""
+    await dead(store, "dead")
+    retry_at = now() + HOUR
+    operations = {
+        "insert": lambda: store.tasks.create([a_task("new")]),
+        "findAndModify": lambda: store.tasks.cancel("running", "not needed"),
+        "update": lambda: store.claims.save("running", token, progress=None, checkpoint=1, keep_checkpoint=True),
+        "update again": lambda: store.schedules.end_fires([FireEnd(held, "fire:s@t", {"overlap": 1})]),
+        "findAndModify again": lambda: store.tasks.replay("dead", retry_at),
+    }
+    monkeypatch.undo()
+    for command, operation in operations.items():
+        wire.lost.clear()
+        wire.lose_replies(command.split()[0], times=4)
+        await operation()
+        assert wire.lost
+        wire.mend()
+
+    assert (await look(store, "new")).status is TaskStatus.PENDING
+    assert (await look(store, "running")).cancel_requested_at is not None
+    assert (await look(store, "running")).checkpoint == 1
+    assert (await look_at(store, "held")).skipped == {"overlap": 1}
+    assert (await look(store, "dead")).retry_count == 0
+    assert other.firing is None
+
+
+async def test_p18_a_fire_whose_reply_was_lost_is_left_to_take_over(store: Store, wire: Wire) -> None:
+    [schedule] = await kept(store, a_schedule())
+    wire.lose_replies("update")
+
+    with pytest.raises(StoreUnavailable):
+        await store.schedules.begin_fires([a_fire(schedule)], "s1")
+
+    wire.mend()
+    [left] = await store.schedules.open_fires()
+    assert await store.schedules.take_over(left, "s2") is not None
+
+
+async def test_p18_a_take_over_whose_reply_was_lost_is_left_to_the_next(store: Store, wire: Wire) -> None:
+    [schedule] = await kept(store, a_schedule())
+    [left] = await store.schedules.begin_fires([a_fire(schedule)], "s1")
+    wire.lose_replies("findAndModify")
+
+    with pytest.raises(StoreUnavailable):
+        await store.schedules.take_over(left, "s2")
+
+    wire.mend()
+    assert await store.schedules.take_over(left, "s3") is None
+    [taken] = await store.schedules.open_fires()
+    assert await store.schedules.take_over(taken, "s3") is not None
+
+
+async def test_p11_a_move_whose_reply_was_lost_is_not_published(store: Store, wire: Wire) -> None:
+    task = a_task()
+    await store.tasks.create([task])
+    wire.lose_replies("update")
+
+    with pytest.raises(StoreUnavailable):
+        await store.upkeep.relay_move([RelayMove(task, now() + HOUR)])
+
+
+async def test_p9_a_rescue_whose_reply_was_lost_leaves_the_task_to_relay(store: Store, wire: Wire) -> None:
+    task = await running(store)
+    due = now() + 10 * SECOND
+    wire.lose_replies("update")
+
+    with pytest.raises(StoreUnavailable):
+        await store.upkeep.rescue(task, rescue(task, now()), STALE, due)
+
+    wire.mend()
+    assert not await store.upkeep.rescue(task, rescue(task, now()), STALE, due)
+    assert (await look(store)).relay_at == due
+
+
+@pytest.mark.parametrize("lose", ["requests", "replies"])
+async def test_a_beat_that_was_lost_is_told_and_may_be_repeated(store: Store, wire: Wire, lose: str) -> None:
+    task = await running(store)
+    link = store.claims.heartbeat()
+    try:
+        (wire.lose_requests if lose == "requests" else wire.lose_replies)("update")
+        with pytest.raises(StoreUnavailable):
+            await asyncio.to_thread(link.beat, a_beat(task))
+
+        wire.mend()
+        assert (await asyncio.to_thread(link.beat, a_beat(task))).lost == set()
+    finally:
+        link.close()
+
+
+async def test_p7_what_is_not_durable_yet_is_read_back_too(
+    store: Store, tasks: list[Task], database_client: DatabaseClient
+) -> None:
+    """The server answers, but cannot say that a majority has it."""
+    data = {
+        "failCommands": ["findAndModify", "update"],
+        "writeConcernError": {"code": 64, "errmsg": "waiting for replication timed out"},
+    }
+    database_client.admin.command("configureFailPoint", "failCommand", mode={"times": 2}, data=data)
+    try:
+        answers = await store.claims.claim(foreign_ones(tasks), "w1")
+        claimed = [answer.task for answer in answers if isinstance(answer, Claimed)]
+        ends = await store.claims.settle([end(task, Completed()) for task in claimed])
+    finally:
+        database_client.admin.command("configureFailPoint", "failCommand", mode="off")
+
+    assert ends == [Settled(TaskStatus.COMPLETED)] * len(tasks)
+
+
+async def test_a_server_that_steps_down_in_a_batch_costs_no_claim(
+    store: Store, tasks: list[Task], database_client: DatabaseClient
+) -> None:
+    """Interrupted before the write, and not to be repeated by the driver."""
+    data = {"failCommands": ["findAndModify", "update"], "errorCode": 50}
+    database_client.admin.command("configureFailPoint", "failCommand", mode={"times": 1}, data=data)
+    try:
+        assert await store.claims.claim(foreign_ones(tasks), "w1") == [NotDone()] * len(tasks)
+    finally:
+        database_client.admin.command("configureFailPoint", "failCommand", mode="off")
