@@ -138,3 +138,33 @@ async def single(body: Work, ctx: Context) -> None:
     await mark(ctx, "start")
     await asyncio.sleep(body.seconds)
     await mark(ctx, "end")
+
+
+class BadText(Exception):
+    """Cannot even be printed."""
+
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
+@actor("test.odd", non_retryable=[LookupError], delays=["1h"])
+async def odd(body: dict[str, Any], ctx: Context) -> Any:
+    """Do what handlers should not."""
+    match body["kind"]:
+        case "huge":
+            return "x" * 1_000_000
+        case "exit":
+            raise SystemExit(3)
+        case "bad text":
+            raise BadText
+        case "surrogate":
+            raise RuntimeError("\ud800\0")
+        case "generator":
+            raise StopAsyncIteration
+        case "hopeless":
+            raise KeyError("gone")
+        case "resource":
+            return ctx.resources["absent"]
+        case "enqueue":
+            return (await ctx.enqueue("test.noop", {})).id
+    return None

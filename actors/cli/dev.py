@@ -16,8 +16,9 @@ from schemas.schedule import ScheduleFile
 from service.errors import InvalidInput
 from service.logs import configure_logs
 from service.registry import Registry, load
+from service.schedule_entry import Rules
 from service.settings import MEMORY_BROKER, Settings, hide_password, load_settings
-from service.timetable import Plan, Rules, Timetable, plan as plan_file
+from service.timetable import Plan, Timetable, plan as plan_file
 from service.version import VERSION
 
 

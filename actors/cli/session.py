@@ -6,8 +6,9 @@ from typing import Any, TypeVar
 
 from actors.composition import Connection, connect
 from service.logs import configure_logs
+from service.schedule_entry import Rules
 from service.settings import Settings, load_settings
-from service.timetable import Rules, Timetable
+from service.timetable import Timetable
 
 T = TypeVar("T")
 

@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 
 from actors.cli.options import Json
 from actors.cli.output import print_json, table
-from schemas.duration import format_duration
+from service.schedule_file import exact_duration
 from service.settings import PREFIX, Settings, hide_password, load_settings
 
 HEAD = """# Configuration
@@ -77,7 +77,7 @@ def _shown(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, timedelta):
-        return format_duration(value)
+        return exact_duration(value)
     if isinstance(value, tuple):
         return ",".join(value)
     text = str(value)

@@ -108,7 +108,7 @@ class SchedulerActor(Actor):
             wait = await duty.tick()
         except Unavailable as error:
             failures = self._failures[duty.name] = self._failures.get(duty.name, 0) + 1
-            pause = min(FIRST_PAUSE * 2 ** min(failures - 1, 8), LONGEST_PAUSE)
+            pause = min(FIRST_PAUSE * 2.0 ** min(failures - 1, 8), LONGEST_PAUSE)
             log.warning("duty.postponed", duty=duty.name, error=str(error), again_in_seconds=pause.total_seconds())
             if isinstance(error, StoreUnavailable):
                 for other in self._duties.values():

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from actors.worker.run import Run, Stop
 from schemas.task import Progress, Task
 from service.client import Client
+from service.errors import ConfigError
 from service.payload import check_size, check_storable
 from service.settings import Settings
 from service.store.port import Store
@@ -21,6 +22,13 @@ T = TypeVar("T")
 PROGRESS_SECONDS = 0.5
 """Progress is written at most this often for each task."""
 ETA_BATCHES = 10
+
+
+class Resources(dict[str, Any]):
+    """What the worker opened at its start, by name."""
+
+    def __missing__(self, name: str) -> Any:
+        raise ConfigError(f"no resource {name!r} is loaded; there are: {', '.join(self) or 'none'}")
 
 
 class Context:

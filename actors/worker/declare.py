@@ -42,7 +42,7 @@ def actor(
         task_type: ``[a-z0-9_.-]{1,100}``; also the routing key.
         max_attempts: Runs at most; None: for ever.
         timeout: Hard limit of one run.
-        concurrency: Slots in one worker; None: ``VERGER_CONCURRENCY``.
+        concurrency: Slots in one worker; None: ``VERGER_CONCURRENCY``, and at most 8 for a plain function.
         unique: While one with the same body is pending or running, another is not created.
         aliases: Other names that reach it; spaces and capitals are folded.
         delays: Waits between attempts, used as they are, the last one repeating; else exponential backoff:

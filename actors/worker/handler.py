@@ -33,8 +33,17 @@ HOLD_SECONDS = 30.0
 """A delivery held longer without a claim is requeued: its id may have run and been pruned meanwhile (P10)."""
 SATURATED_SECONDS = 1.0
 """No slot freed for so long: what is buffered goes back, for workers that idle."""
+THREAD_SLOTS = 8
+"""Slots of a plain function that does not say how many."""
 MOST_CLAIMED = 250
 """How many one bulk claim takes."""
+
+
+def slots_of(handler: Handler, settings: Settings) -> int:
+    """How many runs of a type one worker has at once; a plain function takes a thread each, so fewer unless it says so."""
+    if handler.concurrency is not None:
+        return handler.concurrency
+    return settings.concurrency if handler.is_async else min(settings.concurrency, THREAD_SLOTS)
 
 
 class HandlerActor(Actor):
@@ -57,7 +66,7 @@ class HandlerActor(Actor):
     ) -> None:
         self.name = f"handler {handler.task_type}"
         self.handler = handler
-        self.slots = handler.concurrency or settings.concurrency
+        self.slots = slots_of(handler, settings)
         self._worker, self._store, self._broker, self._client = worker, store, broker, client
         self._settings, self._runs, self._settler, self._heartbeat = settings, runs, settler, heartbeat
         self._threads, self._resources = threads, resources

@@ -51,9 +51,13 @@ class Heartbeat:
             self._markers[task_type] = max(at, self._markers.get(task_type, at))
 
     async def first(self) -> None:
-        """One beat before any work: the worker is known, and the paused types are."""
+        """One beat before any work: the worker is known, and the paused types are. If it fails, the link is closed."""
         claims: dict[str, str] = {}
-        reply = await asyncio.to_thread(self._link.beat, Beat(self._describe(), claims, {}))
+        try:
+            reply = await asyncio.to_thread(self._link.beat, Beat(self._describe(), claims, {}))
+        except BaseException:
+            self._link.close()
+            raise
         self._apply(claims, reply)
 
     def _beat_for_ever(self) -> None:

@@ -7,13 +7,13 @@ import time
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
 from uuid import uuid4
 
 import structlog
 
 from actors.supervisor import Supervisor
-from actors.worker.handler import HandlerActor
+from actors.worker.context import Resources
+from actors.worker.handler import HandlerActor, slots_of
 from actors.worker.heartbeat import Heartbeat
 from actors.worker.run import Runs, Stop
 from actors.worker.settler import Settler
@@ -56,6 +56,7 @@ class Worker:
         self._stack = AsyncExitStack()
         self._settler = Settler(store, broker, self.runs, self.id)
         self._heartbeat: Heartbeat | None = None
+        self._paused: Collection[str] = ()
 
     @property
     def failed(self) -> asyncio.Event:
@@ -66,14 +67,17 @@ class Worker:
         return self._supervisor.reason
 
     async def start(self) -> None:
-        """Open the resources, beat once, then consume. Raises what a resource raises, and StoreUnavailable."""
-        resources = await self._open_resources()
+        """Beat once, open the resources, then consume. Raises what a resource raises, and StoreUnavailable."""
         heartbeat = Heartbeat(
             self._store.claims.heartbeat(), self.runs, self._settings.heartbeat, self._describe, self._set_paused
         )
+        # First of all, for it alone is tried again when the store is away.
+        await heartbeat.first()
         self._heartbeat = heartbeat
-        slots = sum(handler.concurrency or 8 for handler in self._chosen if not handler.is_async)
-        threads = ThreadPoolExecutor(max_workers=max(4, min(slots, 256)), thread_name_prefix="handler")
+        resources = await self._open_resources()
+        # A thread for every slot: a run never waits for one while its time limit counts.
+        slots = sum(slots_of(handler, self._settings) for handler in self._chosen if not handler.is_async)
+        threads = ThreadPoolExecutor(max_workers=max(1, slots), thread_name_prefix="handler")
         self._stack.callback(threads.shutdown, wait=False, cancel_futures=True)
         for handler in self._chosen:
             self.handlers[handler.task_type] = HandlerActor(
@@ -89,15 +93,15 @@ class Worker:
                 threads=threads,
                 resources=resources,
             )
-        await heartbeat.first()
+        self._set_paused(self._paused)
         heartbeat.start()
         self._supervisor.start(self._settler)
         for actor in self.handlers.values():
             self._supervisor.start(actor)
         log.info("worker.started", worker=self.id, task_types=[handler.task_type for handler in self._chosen])
 
-    async def _open_resources(self) -> dict[str, Any]:
-        opened: dict[str, Any] = {}
+    async def _open_resources(self) -> Resources:
+        opened = Resources()
         for resource in self._registry.resources.values():
             opened[resource.name] = await self._stack.enter_async_context(
                 asynccontextmanager(resource.open)(self._settings)
@@ -156,6 +160,7 @@ class Worker:
                 pass
 
     def _set_paused(self, paused: Collection[str]) -> None:
+        self._paused = paused
         for task_type, actor in self.handlers.items():
             actor.set_paused(task_type in paused)
 

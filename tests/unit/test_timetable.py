@@ -13,9 +13,10 @@ from schemas.schedule import Misfire, Overlap, Schedule, ScheduleFile
 from service import timetable
 from service.errors import Conflict, InvalidSchedule, NotFound
 from service.registry import Registry
+from service.schedule_entry import Rules, to_schedule
 from service.schedule_file import MAX_FILE_BYTES, exact_duration, file_from, read_file, to_entry, to_file
 from service.store.port import Schedules
-from service.timetable import Plan, Rules, Timetable, edited, paused, resumed, to_schedule
+from service.timetable import Plan, Timetable, edited, paused, resumed
 
 NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 

@@ -1,0 +1,204 @@
+"""What a worker does with handlers of all kinds; in one process, with the in-process broker and a real store."""
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from actors.testing import Verger, sandbox
+from actors.worker.run import Stop
+from schemas.task import Task, TaskStatus
+from service.errors import Conflict, InvalidInput
+
+
+async def done(verger: Verger, task: Task) -> Task:
+    await verger.run_until_idle()
+    return await verger.client.get(task.id)
+
+
+async def started(verger: Verger, task: Task) -> None:
+    async with asyncio.timeout(10):
+        while (await verger.client.get(task.id)).status is TaskStatus.PENDING:
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def verger(mongo_url: str) -> Any:
+    async with sandbox(["tests.handlers"], mongodb_url=mongo_url, concurrency=10) as running:
+        yield running
+
+
+async def test_a_handlers_answer_is_the_result(verger: Verger) -> None:
+    task = await verger.client.enqueue("Test Alias", {"value": [1, {"a": None}]})
+
+    finished = await done(verger, task)
+
+    assert (finished.status, finished.task_type, finished.result) == (
+        TaskStatus.COMPLETED,
+        "test.work",
+        {"value": [1, {"a": None}]},
+    )
+
+
+async def test_p15_snooze_burns_no_attempt_and_retry_burns_one(verger: Verger) -> None:
+    snoozed = await verger.client.enqueue("test.steers", {"signal": "snooze", "seconds": 30})
+    retried = await verger.client.enqueue("test.steers", {"signal": "retry"})
+    await verger.run_until_idle()
+    assert (await verger.client.get(snoozed.id)).attempt == 0
+    assert (await verger.client.get(retried.id)).retry_count == 1
+
+    await verger.advance(seconds=31)
+
+    assert (await done(verger, snoozed)).attempt == 1
+    assert (await done(verger, retried)).attempt == 2
+
+
+async def test_discard_ends_cancelled_with_its_reason_and_is_no_dead_letter(verger: Verger) -> None:
+    finished = await done(verger, await verger.client.enqueue("test.steers", {"signal": "discard"}))
+
+    assert (finished.status, finished.reason) == (TaskStatus.CANCELLED, "pointless")
+    assert await verger.failed() == []
+
+
+async def test_a_plain_function_runs_in_a_thread_and_can_use_its_context(verger: Verger) -> None:
+    finished = await done(verger, await verger.client.enqueue("test.threaded", {"seconds": 0.05}))
+
+    assert finished.result == "ended"
+
+
+async def test_a_cancel_request_stops_a_run_at_its_next_batch_and_its_checkpoint_stays(verger: Verger) -> None:
+    task = await verger.client.enqueue("test.batches", {"rows": 1000, "seconds": 0.02})
+    await started(verger, task)
+    await asyncio.sleep(0.2)
+
+    await verger.client.cancel(task.id)
+    finished = await done(verger, task)
+
+    assert (finished.status, finished.reason) == (TaskStatus.CANCELLED, "cancel requested")
+    assert 0 < finished.checkpoint < 1000
+
+
+async def test_force_interrupts_a_handler_that_does_not_look(verger: Verger) -> None:
+    task = await verger.client.enqueue("test.work", {"seconds": 60})
+    await started(verger, task)
+
+    await verger.client.cancel(task.id, force=True)
+
+    assert (await done(verger, task)).status is TaskStatus.CANCELLED
+
+
+async def test_a_thread_that_is_cancelled_is_told_and_its_slot_is_held_until_it_ends(verger: Verger) -> None:
+    task = await verger.client.enqueue("test.threaded", {"seconds": 20})
+    await started(verger, task)
+
+    await verger.client.cancel(task.id, force=True)
+
+    assert (await done(verger, task)).status is TaskStatus.CANCELLED
+
+
+async def test_an_attempt_resumes_from_the_checkpoint_of_the_one_before(verger: Verger) -> None:
+    task = await verger.client.enqueue("test.batches", {"rows": 100, "seconds": 0.02})
+    await started(verger, task)
+    await asyncio.sleep(0.1)
+    worker = verger.app.worker
+    assert worker is not None
+    worker.runs[task.id].stop(Stop.SHUTDOWN)
+
+    finished = await done(verger, task)
+
+    assert finished.result["rows"] == 100
+    assert finished.result["begun_at"] > 0
+    assert (finished.attempt, finished.fence) == (1, 2)
+    assert finished.progress is not None
+    assert finished.progress.progress == 1
+
+
+async def test_a_paused_type_waits_and_goes_on_when_it_is_resumed(verger: Verger) -> None:
+    await verger.client.set_paused("test.noop", True)
+    worker = verger.app.worker
+    assert worker is not None
+    task = await verger.client.enqueue("test.noop", {})
+    other = await verger.client.enqueue("test.work", {})
+    await verger.client.wait(other.id)
+    assert (await verger.client.get(task.id)).status is TaskStatus.PENDING
+
+    await verger.client.set_paused("test.noop", False)
+
+    assert (await done(verger, task)).status is TaskStatus.COMPLETED
+
+
+async def test_a_result_that_cannot_be_kept_is_left_out_and_the_history_says_why(verger: Verger) -> None:
+    finished = await done(verger, await verger.client.enqueue("test.odd", {"kind": "huge"}))
+
+    assert (finished.status, finished.result) == (TaskStatus.COMPLETED, None)
+    assert "larger than" in (finished.history[-1].reason or "")
+
+
+@pytest.mark.parametrize("kind", ["exit", "bad text", "surrogate", "generator"])
+async def test_whatever_a_handler_raises_is_the_failure_of_its_run_alone(verger: Verger, kind: str) -> None:
+    task = await verger.client.enqueue("test.odd", {"kind": kind}, max_attempts=1)
+    good = await verger.client.enqueue("test.work", {})
+
+    finished = await done(verger, task)
+
+    assert (finished.status, finished.reason) == (TaskStatus.FAILED, "exhausted")
+    assert finished.last_error is not None
+    assert finished.last_error.type
+    assert (await done(verger, good)).status is TaskStatus.COMPLETED
+
+
+async def test_an_error_that_no_attempt_can_help_is_a_dead_letter_at_once(verger: Verger) -> None:
+    finished = await done(verger, await verger.client.enqueue("test.odd", {"kind": "hopeless"}))
+
+    assert (finished.status, finished.attempt, finished.reason) == (TaskStatus.FAILED, 1, "non_retryable")
+
+
+async def test_enqueue_refuses_what_cannot_be_a_task_and_names_the_field(verger: Verger) -> None:
+    for field, call in {
+        "taskBody.seconds": {"body": {"seconds": "soon"}},
+        "taskBody.value": {"body": {"value": 2**63}},
+        "id": {"id": "fire:mine"},
+        "delay": {"delay": "soon"},
+        "maxAttempts": {"max_attempts": 0},
+        "timeout": {"timeout": "-1s"},
+    }.items():
+        with pytest.raises(InvalidInput) as refused:
+            await verger.client.enqueue("test.work", **call)  # type: ignore[arg-type]
+        assert refused.value.field == field
+    with pytest.raises(InvalidInput):
+        await verger.client.enqueue("No Such Type!", {})
+
+
+async def test_a_replay_of_a_name_that_is_taken_meanwhile_is_a_conflict(verger: Verger) -> None:
+    task = await verger.client.enqueue("test.odd", {"kind": "hopeless"}, name="only")
+    await verger.run_until_idle()
+    other = await verger.client.enqueue("test.work", {}, name="only", delay="1h")
+    assert other.id != task.id
+
+    with pytest.raises(Conflict, match="live key"):
+        await verger.client.replay(task.id)
+    await verger.client.cancel(other.id)
+
+    replayed = await verger.client.replay(task.id)
+    assert replayed.live_key == "name:only"
+
+
+async def test_an_author_sees_what_was_not_declared(verger: Verger) -> None:
+    finished = await done(verger, await verger.client.enqueue("test.odd", {"kind": "resource"}, max_attempts=1))
+
+    assert finished.last_error is not None
+    assert "no resource 'absent' is loaded; there are: marks" in finished.last_error.message
+
+
+async def test_a_handler_enqueues_through_its_context(verger: Verger) -> None:
+    finished = await done(verger, await verger.client.enqueue("test.odd", {"kind": "enqueue"}))
+
+    assert (await verger.client.get(finished.result)).status is TaskStatus.COMPLETED
+
+
+async def test_wait_says_when_it_takes_too_long(verger: Verger) -> None:
+    task = await verger.client.enqueue("test.noop", {}, delay="1h")
+
+    with pytest.raises(TimeoutError):
+        await verger.client.wait(task.id, timedelta(seconds=0.1))
