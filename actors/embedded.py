@@ -102,13 +102,19 @@ async def start_mongod(
 
 
 def read_instance(data_dir: Path) -> Instance | None:
-    """The instance that runs on ``data_dir``; None if none does, whatever a killed one left behind."""
+    """The instance that runs on ``data_dir``; None if none does, whatever a killed one left behind.
+
+    Raises:
+        ConfigError: the folder cannot be read.
+    """
     try:
         instance = Instance.model_validate_json((data_dir / "instance.json").read_bytes())
         with (data_dir / "instance.lock").open("rb") as lock:
             return None if _acquired(lock, fcntl.LOCK_SH) else instance
-    except (FileNotFoundError, ValidationError):
+    except (FileNotFoundError, NotADirectoryError, ValidationError):
         return None
+    except OSError as error:
+        raise ConfigError(f"VERGER_DATA_DIR {str(data_dir)!r} cannot be read: {error.strerror}") from error
 
 
 def _made(data_dir: Path) -> Path:

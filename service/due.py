@@ -9,11 +9,12 @@ from schemas.schedule import Misfire
 from service.triggers import Trigger
 
 ON_TIME = {Misfire.COALESCE: timedelta(seconds=15), Misfire.SKIP: timedelta(seconds=60)}
-"""How late a fire may be and still be no misfire, if the schedule does not say. A busy scheduler, or one that takes
-over
-from a dead one, is seconds late: that is no downtime, and each of those fires runs."""
+"""How late a fire may be and still be no misfire, if the schedule does not say.
+
+A scheduler that is busy, or takes over from a dead one, is seconds late: that is no downtime, and each fire runs.
+"""
 CATCH_UP = 100
-"""How many fires ``Misfire.ALL`` owes at most at any moment; older ones are skipped."""
+"""How many fires any policy makes up for at most; older ones are skipped."""
 COUNTED = 10_000
 """Where counting stops: ``missed`` at this value means "at least". Keeps a plan within tens of milliseconds."""
 
@@ -40,14 +41,12 @@ def plan_fire(trigger: Trigger, due: datetime, now: datetime, misfire: Misfire, 
     """Decide about ``due``, the stored next fire time, and all instants after it up to ``now`` (both aware).
 
     A fire at most ``grace`` late (``ON_TIME`` if None) is on time: it runs, and the next one is looked at by itself.
-    Later:
-    ``COALESCE`` fires once for all that are due, ``SKIP`` not at all. ``ALL`` fires each, one plan at a time, but never
-    one
-    older than the last ``CATCH_UP`` or than ``grace``.
+    Later than that, ``COALESCE`` fires once for all that are due, and ``SKIP`` not at all. ``ALL`` fires each, one plan
+    at a time, but never one older than the last ``CATCH_UP`` or than ``grace``.
     """
     now = max(due, now)  # the store says it is due; a local clock may still be a little behind
     match misfire:
-        case Misfire.COALESCE | Misfire.SKIP if now - due <= (ON_TIME[misfire] if grace is None else grace):
+        case Misfire.COALESCE | Misfire.SKIP if _on_time(trigger, due, now, ON_TIME[misfire] if grace is None else grace):
             return FirePlan(due, trigger.next_after(due), 0)
         case Misfire.COALESCE:
             return FirePlan(due, trigger.next_after(now), _count(trigger, due, now))
@@ -94,6 +93,10 @@ def _first_owed(trigger: Trigger, due: datetime, now: datetime, grace: timedelta
     if _count(trigger, first, now, CATCH_UP) < CATCH_UP:
         return first
     return _last_fires(trigger, first, now, CATCH_UP)[0]
+
+
+def _on_time(trigger: Trigger, due: datetime, now: datetime, grace: timedelta) -> bool:
+    return now - due <= grace and _count(trigger, due, now, CATCH_UP) < CATCH_UP
 
 
 def _count(trigger: Trigger, after: datetime, until: datetime, most: int = COUNTED) -> int:

@@ -134,7 +134,11 @@ async def _mongod(settings: Settings) -> Finding:
 async def _servers(settings: Settings, registry: Registry, stack: AsyncExitStack) -> AsyncIterator[Finding]:
     url = settings.mongodb_url
     if settings.embedded:
-        instance = read_instance(settings.data_dir)
+        try:
+            instance = read_instance(settings.data_dir)
+        except ConfigError as error:
+            yield Finding("instance", FAIL, str(error), "read it as the user who runs verger dev")
+            return
         if instance is None:
             yield Finding("instance", WARN, f"none runs on {settings.data_dir}", "start one: verger dev, or make run")
             return

@@ -165,7 +165,8 @@ async def test_what_was_in_hand_on_a_lost_connection_comes_again(
 
     again = await inbox.take(1)
     await consumer.ack(held)  # an old tag, whose number the new channel knows as well
-    await consumer.ack(again)
+    await consumer.requeue(again)
+    await consumer.ack(await inbox.take(1))
     await consumer.cancel()
     assert await broker.depth("report") == 0
 
@@ -256,6 +257,19 @@ async def test_what_reaches_no_queue_is_refused_and_the_queue_is_made_again(
     assert log_book.find("broker.publish_refused", reason="returned: no queue is bound")
     await eventually(lambda: broker.publish(delayed), [True])
     assert log_book.find("broker.lost") == []
+
+
+async def test_a_deleted_exchange_costs_the_channel_and_is_made_again(
+    broker: RabbitBroker, amqp_url: str, prefix: str, log_book: LogBook
+) -> None:
+    delayed = [Publication("report", b"{}", delay=DELAY_LADDER[3])]
+    await foreign(amqp_url, lambda channel: channel.exchange_delete(f"{prefix}.delay.10s"))
+
+    assert await broker.publish(delayed) == [False]
+
+    await log_book.wait("broker.connected", count=2, purpose="publishing")
+    assert await broker.publish(delayed) == [True]
+    assert len(log_book.find("broker.lost")) == 1
 
 
 async def test_the_depth_of_a_deleted_queue_is_zero_and_makes_it_again(
@@ -368,7 +382,7 @@ async def test_a_frozen_broker_hangs_nobody_and_is_left_by_the_heartbeat(
     await consumer.ack(held)
     closing = time.monotonic()
     await leaving.close()
-    assert time.monotonic() - closing < 3
+    assert time.monotonic() - closing < 1.9
     await log_book.wait("broker.lost", count=2)
     assert time.monotonic() - frozen < 9
 
@@ -438,6 +452,7 @@ async def test_a_cancelled_publish_disturbs_no_other(broker: RabbitBroker) -> No
     with pytest.raises(asyncio.CancelledError):
         await impatient
     assert await broker.publish(ONE) == [True]
+    assert await broker.depth("report") < 5_000
 
 
 async def test_a_cancelled_question_leaves_the_next_one_its_answer(broker: RabbitBroker) -> None:

@@ -214,10 +214,11 @@ def _check_sums(name: str, manifest: Manifest, text: bytes, sums: bytes) -> None
 
 def _read(folder: Path, name: str) -> bytes:
     with open_below(folder, (name,)) as file:
-        content = file.read(_LARGEST_MANIFEST + 1)
-    if len(content) > _LARGEST_MANIFEST:
-        raise BackupDamaged(f"{folder.name}: {name} is larger than {_LARGEST_MANIFEST} bytes")
-    return content
+        # To ask for more than there is would set that much memory aside.
+        size = os.fstat(file.fileno()).st_size
+        if size > _LARGEST_MANIFEST:
+            raise BackupDamaged(f"{folder.name}: {name} is larger than {_LARGEST_MANIFEST} bytes")
+        return file.read(size)
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -13,7 +13,7 @@ from actors.sessions.backup.mongodb import BUCKETS, JSON, NAMESPACE_NOT_FOUND, R
 from actors.sessions.backup.verify import Splitter, contents, verify_members
 from actors.sessions.blocking import Advance, in_thread
 from actors.sessions.database import Client, Database, Document
-from service.errors import Conflict, NotFound, VergerError
+from service.errors import Conflict, NotFound, StoreUnavailable, VergerError
 
 BATCH_BYTES = 8 * 1024 * 1024
 """Of documents in one insert; one alone may have 16 MiB."""
@@ -24,7 +24,7 @@ _NO_TIME = Timestamp(0, 0)
 
 
 class RestoreFailed(VergerError):
-    """The database is not what was backed up; it is incomplete now."""
+    """The database could not be made what was backed up."""
 
 
 @dataclass(slots=True)
@@ -52,7 +52,8 @@ async def restore_database(
         NotFound: the backup does not hold that database.
         Conflict: ``into`` is not empty and ``force`` is not set, or it is one of the server's own.
         BackupDamaged: a member is not what was written.
-        RestoreFailed: the server refused something; ``into`` is incomplete.
+        StoreUnavailable: the server does not answer; nothing was changed.
+        RestoreFailed: the server refused something, or went away; ``into`` is incomplete.
     """
     found = next((each for each in backup.manifest.databases if each.name == name), None)
     if found is None:
@@ -61,7 +62,12 @@ async def restore_database(
     if into in SERVERS_OWN:
         raise Conflict(f"{into!r} belongs to the server; restore into another database")
     target = client[into]
-    existing = await list_collections(target)
+    try:
+        existing = await list_collections(target)
+    except PyMongoError as error:
+        raise StoreUnavailable(
+            f"database {into!r} cannot be looked at, nothing was changed: {_short(error)}"
+        ) from error
     if existing and not force:
         raise Conflict(f"database {into!r} is not empty: it has {len(existing)} collections; use --force to replace it")
     problems = await verify_members(backup.folder, _members(backup, found), advance)
@@ -73,8 +79,11 @@ async def restore_database(
             await client.drop_database(into)
         return await _Restore(backup, found, target, advance).run()
     except PyMongoError as error:
-        short = str(error).partition(", full error")[0][:500]
-        raise RestoreFailed(f"database {into!r} is incomplete: {short}") from error
+        raise RestoreFailed(f"database {into!r} is incomplete: {_short(error)}") from error
+
+
+def _short(error: PyMongoError) -> str:
+    return str(error).partition(", full error")[0].partition(", Timeout:")[0][:500]
 
 
 def _members(backup: Backup, database: DatabaseEntry) -> list[Member]:

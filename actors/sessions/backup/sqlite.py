@@ -3,6 +3,7 @@
 import asyncio
 import sqlite3
 import threading
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -17,6 +18,8 @@ PAGES = 1024
 RESTARTS = 5
 """A writer makes the copy begin again; after so many times it holds writers off until it is through."""
 BUSY_SECONDS = 10.0
+"""Whoever locks the file for longer makes its backup fail."""
+RETRY_SECONDS = 0.02
 LOOK_SECONDS = 0.5
 
 
@@ -55,6 +58,7 @@ class _Copy:
         self._stop = threading.Event()
         self._restarts, self._remaining = 0, 0
         self._copied_pages = 0
+        self._advanced_at = time.monotonic()
         self._page_bytes = 4096
 
     async def run(self, draft: Draft) -> None:
@@ -92,24 +96,29 @@ class _Copy:
 
     def _copy_between_writes(self, source: sqlite3.Connection, target: sqlite3.Connection) -> None:
         try:
-            source.backup(target, pages=PAGES, progress=self._progress_between_writes)
+            source.backup(target, pages=PAGES, progress=self._progress_between_writes, sleep=RETRY_SECONDS)
         except _Restarting:
             self._copy_held(source, target)
 
     def _copy_held(self, source: sqlite3.Connection, target: sqlite3.Connection) -> None:
         source.execute("BEGIN")
         source.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        source.backup(target, pages=PAGES, progress=self._progress)
+        source.backup(target, pages=PAGES, progress=self._progress, sleep=RETRY_SECONDS)
         source.execute("ROLLBACK")
 
-    def _progress(self, _status: int, remaining: int, total: int) -> None:
+    def _progress(self, status: int, remaining: int, total: int) -> None:
         if self._stop.is_set():
             raise _Stopped
+        now = time.monotonic()
+        if status not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            self._advanced_at = now
+        elif now - self._advanced_at > BUSY_SECONDS:
+            raise sqlite3.OperationalError(f"{self._source} has been locked for {BUSY_SECONDS:g} s")
         self._copied_pages = total - remaining
 
     def _progress_between_writes(self, status: int, remaining: int, total: int) -> None:
         self._progress(status, remaining, total)
-        if remaining > self._remaining and self._remaining:
+        if status == sqlite3.SQLITE_OK and remaining >= self._remaining > 0:
             self._restarts += 1
             if self._restarts > RESTARTS:
                 raise _Restarting

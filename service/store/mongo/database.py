@@ -136,10 +136,10 @@ class Database:
         except (PyMongoError, *UNSTORABLE) as error:
             raise translate(error, self.url) from error
 
-    async def repeat(self, operation: Callable[[], Awaitable[T]], seconds: float = REPEAT_SECONDS) -> T:
-        """Run an idempotent operation, again and again while the store is away, for at most ``seconds``."""
+    async def repeat(self, operation: Callable[[], Awaitable[T]], seconds: float | None = None) -> T:
+        """Run an idempotent operation, again and again while the store is away, for ``seconds`` (``REPEAT_SECONDS``)."""
         loop = asyncio.get_running_loop()
-        until = loop.time() + seconds
+        until = loop.time() + (REPEAT_SECONDS if seconds is None else seconds)
         pause = 0.1
         while True:
             try:

@@ -1,5 +1,6 @@
 """The MongoDB store: opens, checks the server, and holds the parts of the port."""
 
+import asyncio
 import time
 
 from pymongo.errors import PyMongoError
@@ -60,7 +61,8 @@ class MongoStore(Store):
             )
 
     async def close(self) -> None:
-        self._database.client.close()
+        # In a thread: the driver says goodbye to the server, which may not be there any more.
+        await asyncio.to_thread(self._database.client.close)
 
     async def drop(self) -> None:
         """Delete the whole database. For tests."""

@@ -7,6 +7,7 @@ import os
 import sqlite3
 import tarfile
 import threading
+import time
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import closing
@@ -151,10 +152,8 @@ async def test_a_file_that_becomes_a_symlink_meanwhile_is_not_followed(
     with pytest.raises(BackupIncomplete, match=r"1 files are missing or torn: a\.txt"):
         await made(context, shelf, directories=(tree,))
 
-    [member] = (await shelf.get(LATEST)).manifest.members
-    assert b"secret" not in lzma.decompress(
-        (shelf.folder / (await shelf.get(LATEST)).folder / member.file).read_bytes()
-    )
+    backup = await shelf.get(LATEST)
+    assert b"secret" not in lzma.decompress((backup.folder / backup.manifest.members[0].file).read_bytes())
 
 
 async def test_the_backups_themselves_are_not_backed_up(context: Double, shelf: Shelf, tree: Path) -> None:
@@ -257,7 +256,7 @@ def notes(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     with closing(sqlite3.connect(path)) as connection:
         connection.execute(f"PRAGMA journal_mode={request.param}")
         connection.execute("CREATE TABLE notes (id INTEGER PRIMARY KEY, text, pair)")
-        connection.executemany("INSERT INTO notes VALUES (?, ?, 0)", ((n, "x" * 500) for n in range(3000)))
+        connection.executemany("INSERT INTO notes VALUES (?, ?, 0)", ((n, "x" * 500) for n in range(1500)))
         connection.commit()
     return path
 
@@ -304,13 +303,14 @@ async def test_a_sqlite_file_is_copied_whole_while_others_write_it(
         with closing(sqlite3.connect(notes, timeout=30)) as connection:
             while not stop.is_set():
                 # Both rows change, or none: a copy that is torn shows it.
-                connection.execute("UPDATE notes SET pair = pair + 1 WHERE id IN (1, 2999)")
+                connection.execute("UPDATE notes SET pair = pair + 1 WHERE id IN (1, 1499)")
                 connection.commit()
                 written += 1
+                time.sleep(0.002)
 
     writing = asyncio.create_task(asyncio.to_thread(write))
     try:
-        backups = [await made(context, shelf, sqlite=(notes,)) for _ in range(3)]
+        backups = [await made(context, shelf, sqlite=(notes,)) for _ in range(2)]
     finally:
         stop.set()
         await writing
@@ -319,7 +319,20 @@ async def test_a_sqlite_file_is_copied_whole_while_others_write_it(
     for number, backup in enumerate(backups):
         await restored(backup, "sqlite", notes, tmp_path / f"{number}.db")
         pairs = {row[0]: row[2] for row in rows(tmp_path / f"{number}.db")}
-        assert pairs[1] == pairs[2999]
+        assert pairs[1] == pairs[1499]
+
+
+async def test_a_sqlite_file_that_stays_locked_is_not_waited_for_without_end(
+    context: Double, notes: Path, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copying, "BUSY_SECONDS", 0.2)
+    with closing(sqlite3.connect(notes)) as connection:
+        connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+        connection.execute("BEGIN EXCLUSIVE")
+        connection.execute("UPDATE notes SET pair = 1")
+
+        with pytest.raises(BackupIncomplete, match="locked"):
+            await made(context, shelf, sqlite=(notes,))
 
 
 async def test_a_damaged_sqlite_file_is_no_backup_of_it(context: Double, shelf: Shelf, notes: Path, tree: Path) -> None:

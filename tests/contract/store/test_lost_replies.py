@@ -1,7 +1,7 @@
 """P7: a reply that never came. What happened is read back, and nothing is guessed."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
@@ -50,8 +50,8 @@ from tests.servers import MongoServer
 
 
 @pytest.fixture
-async def wire(mongo_server: MongoServer) -> AsyncIterator[Wire]:
-    async with wire_to(mongo_server.port) as wire:
+def wire(mongo_server: MongoServer) -> Iterator[Wire]:
+    with wire_to(mongo_server.port) as wire:
         yield wire
 
 

@@ -1,20 +1,22 @@
 """A wire between a client and mongod that a test can cut at the worst moment."""
 
-import asyncio
+import socket
 import struct
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from socketserver import BaseRequestHandler, ThreadingTCPServer
+from threading import Thread
 
 import bson
 
-HEADER = struct.Struct("<iiii")
 OP_MSG = 2013
+FOR_EVER = float("inf")
 
 
 @dataclass
 class Wire:
-    """Carries everything, but for what it is told to lose."""
+    """Carries everything but what it is told to lose. In threads: a client may block the loop of its test."""
 
     port: int = 0
     lost: list[str] = field(default_factory=list)
@@ -27,16 +29,28 @@ class Wire:
     def url(self) -> str:
         return f"mongodb://127.0.0.1:{self.port}/?directConnection=true&serverMonitoringMode=poll"
 
-    def lose_requests(self, command: str, times: float = float("inf")) -> None:
+    def lose_requests(self, command: str, times: float = FOR_EVER) -> None:
         """Cut the connection when this command comes: the server never sees it."""
         self._command, self._after, self._left = command, False, times
 
-    def lose_replies(self, command: str, times: float = float("inf")) -> None:
+    def lose_replies(self, command: str, times: float = FOR_EVER) -> None:
         """Cut the connection when the server has executed this command and answers it."""
         self._command, self._after, self._left = command, True, times
 
     def mend(self) -> None:
         self._left = 0
+
+    def carry(self, client: socket.socket, server: socket.socket) -> None:
+        """A request and its reply at a time, until one side hangs up or the wire is cut."""
+        while request := read_message(client):
+            loses = self._loses(command_of(request))
+            if loses and not self._after:
+                return
+            server.sendall(request)
+            reply = read_message(server)
+            if loses:
+                return
+            client.sendall(reply)
 
     def _loses(self, command: str) -> bool:
         if command != self._command or self._left <= 0:
@@ -45,63 +59,53 @@ class Wire:
         self.lost.append(command)
         return True
 
-    async def carry(
-        self, client: tuple[asyncio.StreamReader, asyncio.StreamWriter], server_port: int
-    ) -> None:
-        """One connection, a request and its reply at a time."""
-        reader, writer = client
-        upstream_reader, upstream = await asyncio.open_connection("127.0.0.1", server_port)
-        try:
-            while True:
-                request = await read_message(reader)
-                loses = self._loses(command_of(request))
-                if loses and not self._after:
-                    return
-                upstream.write(request)
-                reply = await read_message(upstream_reader)
-                if loses:
-                    return
-                writer.write(reply)
-                await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError):
-            return
-        finally:
-            for side in (writer, upstream):
-                side.close()
-                with suppress(ConnectionError):
-                    await side.wait_closed()
+
+def read_message(side: socket.socket) -> bytes:
+    """Empty when the other side has hung up."""
+    length = _exactly(side, 4)
+    return length + _exactly(side, struct.unpack("<i", length)[0] - 4) if length else b""
 
 
-async def read_message(reader: asyncio.StreamReader) -> bytes:
-    length = await reader.readexactly(4)
-    return length + await reader.readexactly(struct.unpack("<i", length)[0] - 4)
+def _exactly(side: socket.socket, count: int) -> bytes:
+    data = b""
+    while len(data) < count:
+        more = side.recv(count - len(data))
+        if not more:
+            return b""
+        data += more
+    return data
 
 
 def command_of(message: bytes) -> str:
     """The name of the command in a request: the first key of its body."""
-    if HEADER.unpack_from(message)[3] != OP_MSG:
+    if struct.unpack_from("<i", message, 12)[0] != OP_MSG:
         return ""
     body = message[21:]  # header, flags, kind of section
     size = struct.unpack_from("<i", body)[0]
     return str(next(iter(bson.decode(body[:size]))))
 
 
-@asynccontextmanager
-async def wire_to(server_port: int) -> AsyncIterator[Wire]:
+@contextmanager
+def wire_to(server_port: int) -> Iterator[Wire]:
     wire = Wire()
-    connections: set[asyncio.Task[None]] = set()
+    clients: set[socket.socket] = set()
 
-    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connection = asyncio.create_task(wire.carry((reader, writer), server_port))
-        connections.add(connection)
-        connection.add_done_callback(connections.discard)
+    class Connection(BaseRequestHandler):
+        def handle(self) -> None:
+            clients.add(self.request)
+            with suppress(OSError), socket.create_connection(("127.0.0.1", server_port)) as server:
+                wire.carry(self.request, server)
+            clients.discard(self.request)
 
-    server = await asyncio.start_server(accept, "127.0.0.1", 0)
-    wire.port = server.sockets[0].getsockname()[1]
-    try:
-        yield wire
-    finally:
-        server.close()
-        for connection in connections:
-            connection.cancel()
-        await asyncio.gather(*connections, return_exceptions=True)
+    with ThreadingTCPServer(("127.0.0.1", 0), Connection) as listener:
+        wire.port = listener.server_address[1]
+        thread = Thread(target=listener.serve_forever, args=(0.01,), name="wire")
+        thread.start()
+        try:
+            yield wire
+        finally:
+            listener.shutdown()
+            thread.join()
+            for client in list(clients):
+                with suppress(OSError):
+                    client.shutdown(socket.SHUT_RDWR)
