@@ -114,7 +114,8 @@ class App:
             await self._start_scheduler(control)
         if Role.WORKER in self.roles:
             await self._start_worker(control)
-        log.info("verger.started", version=VERSION, roles=sorted(self.roles), task_types=len(self.registry))
+        roles = sorted(role.value for role in self.roles)
+        log.info("verger.started", version=VERSION, roles=roles, task_types=len(self.registry))
 
     async def stop(self) -> None:
         """Drain and close everything; bounded in time."""

@@ -162,6 +162,8 @@ class _Run:
             await self._collected.ensure_indexes()
             try:
                 await self._collect_file(found, state)
+            except FileNotFoundError:
+                continue  # removed since it was found, as old sessions are
             except OSError as error:
                 # One file is no reason to leave the others; an unreachable database is another kind of error.
                 self._failed(found.path, error)

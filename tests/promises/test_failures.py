@@ -7,6 +7,8 @@ from datetime import timedelta
 from itertools import pairwise
 from typing import Any
 
+import pytest
+
 from schemas.task import TaskStatus
 from service.client import NewTask
 from tests.promises.installation import Installation
@@ -216,14 +218,19 @@ async def test_the_database_is_killed_under_load_and_nothing_is_lost(
     assert all("127.0.0.1" in line["error"] for line in outages)
 
 
+@pytest.mark.parametrize("server", ["mongo_server", "rabbit_server"])
 async def test_started_before_its_servers_a_process_waits_and_says_for_whom(
-    installation: Installation, mongo_server: Any
+    installation: Installation, servers: Any, server: str
 ) -> None:
-    mongo_server.kill()
+    away = servers.mongo if server == "mongo_server" else servers.rabbit
+    away.kill()
     process = await installation.start("scheduler,worker", ready=False)
     await installation.until(lambda: bool(process.events("server.unavailable")), "the log line")
-    await mongo_server.restart()
+    line = process.events("server.unavailable")[0]
+    assert f"127.0.0.1:{away.port}" in line["error"]
+    assert "guest:guest" not in line["error"]
 
+    await away.restart()
     await installation.until(lambda: bool(process.events("verger.started")), "the start")
     process.signal(signal.SIGTERM)
     assert await process.ended() == 0

@@ -2,12 +2,14 @@
 
 import json
 import signal
+from datetime import timedelta
 from typing import Any
 
 import pika
 
 from schemas.task import TaskStatus
 from service.client import NewTask
+from service.store.port import Retention
 from tests.promises.installation import STALE_SECONDS, Installation
 
 
@@ -24,6 +26,8 @@ async def test_500_foreign_messages_complete_once_each_and_the_same_ids_again_ch
     installation.publish(*letters[100:200])
 
     await installation.all_finished(500)
+    hasty = Retention(window=timedelta(hours=1), completed=timedelta(), dead=timedelta(), keep_completed=0)
+    assert await installation.store.upkeep.prune(hasty, installation.store.clock.now(), 1000) == {}
     installation.publish(*letters)
     await installation.until(lambda: installation.depth("test.work") == 0, "the queue to drain")
     sentinel = await installation.client.enqueue("test.work", {"value": "last"})

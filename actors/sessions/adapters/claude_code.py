@@ -136,7 +136,8 @@ def _message(raw: bytes, number: int, session: str, limits: Limits) -> Message |
         check_storable([message.id, message.session_id, message.role, message.cwd], "line")
         check_storable(message.content, "content")
     except PayloadRefused as error:
-        raise _Unusable(f"cannot be stored: {str(error)[:200]}") from None
+        # Not the value itself: what people wrote does not belong in a log.
+        raise _Unusable(f"cannot be stored: {error.field[:200]} {error.problem}") from None
     return message
 
 

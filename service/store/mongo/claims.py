@@ -1,7 +1,7 @@
 """Run-owned writes: claim, settle, save. Rules P1–P8 of docs/protocol.md."""
 
 import asyncio
-from collections.abc import Awaitable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Container, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
@@ -19,6 +19,7 @@ from service.states import Seen
 from service.store.mongo.database import (
     DUPLICATE_KEY,
     UNSTORABLE,
+    Collection,
     Database,
     Document,
     change,
@@ -98,9 +99,9 @@ class MongoClaims(Claims):
         requests: Sequence[ClaimRequest],
         worker: str,
         token: str,
-        created: Collection[int],
+        created: Container[int],
         taken: Mapping[int, Document],
-        alone: Collection[int],
+        alone: Container[int],
         sure: bool,
     ) -> list[ClaimAnswer]:
         """Who owns what. Created is mine; ``taken`` is not; of the rest, what bears the token is mine (P7, P8).
@@ -108,9 +109,10 @@ class MongoClaims(Claims):
         ``alone``: failed in the batch for reasons of its own; tried again by itself. Not ``sure``: the reply was lost.
         """
         unclear = [request.id for index, request in enumerate(requests) if index not in created and index not in taken]
-        mine = await self._mine(unclear, token)
+        tasks = self._tasks if sure else self._database.settled_tasks
+        mine = await self._mine(tasks, unclear, token)
         unsure = [] if sure else [task_id for task_id in unclear if task_id not in mine]
-        known = await self._known(unsure)
+        known = await self._known(tasks, unsure)
         answers: dict[int, ClaimAnswer] = {}
         asking: dict[int, Awaitable[ClaimAnswer]] = {}
         for index, request in enumerate(requests):
@@ -202,16 +204,16 @@ class MongoClaims(Claims):
             }
         )
 
-    async def _mine(self, ids: Sequence[str], token: str) -> dict[str, Task]:
+    async def _mine(self, tasks: Collection, ids: Sequence[str], token: str) -> dict[str, Task]:
         async def read() -> dict[str, Task]:
-            cursor = self._tasks.find({"_id": {"$in": ids}, "claimToken": token, "status": "running"})
+            cursor = tasks.find({"_id": {"$in": ids}, "claimToken": token, "status": "running"})
             return {document["_id"]: task_from(document) async for document in cursor}
 
         return await self._database.repeat(read, _READ_BACK_SECONDS) if ids else {}
 
-    async def _known(self, ids: Sequence[str]) -> set[str]:
+    async def _known(self, tasks: Collection, ids: Sequence[str]) -> set[str]:
         async def read() -> set[str]:
-            return {document["_id"] async for document in self._tasks.find({"_id": {"$in": ids}}, {"_id": 1})}
+            return {document["_id"] async for document in tasks.find({"_id": {"$in": ids}}, {"_id": 1})}
 
         return await self._database.repeat(read, _READ_BACK_SECONDS) if ids else set()
 
@@ -252,7 +254,7 @@ class MongoClaims(Claims):
         """A short count, or no reply: the token tells what happened (P7, P8)."""
 
         async def read() -> dict[str, Document]:
-            cursor = self._tasks.find(
+            cursor = self._database.settled_tasks.find(
                 {"_id": {"$in": [settlement.id for settlement in settlements]}},
                 {"status": 1, "claimToken": 1, "again": 1, "cancelRequestedAt": 1},
             )

@@ -17,6 +17,7 @@ from pymongo.errors import (
     OperationFailure,
     PyMongoError,
 )
+from pymongo.read_concern import ReadConcern
 
 from service.errors import ConfigError, PayloadRefused, StoreUnavailable
 from service.settings import hide_password
@@ -96,9 +97,7 @@ def translate(error: Exception, url: str) -> Exception:
     return error
 
 
-async def change(
-    collection: Collection, which: Document, update: Document, *, upsert: bool = False
-) -> Document | None:
+async def change(collection: Collection, which: Document, update: Document, *, upsert: bool = False) -> Document | None:
     """One atomic compare-and-set; the document as it then is, None if nothing matched."""
     return await collection.find_one_and_update(which, update, upsert=upsert, return_document=ReturnDocument.AFTER)
 
@@ -117,8 +116,12 @@ class Database:
             self.client: AsyncIOMotorClient[Document] = AsyncIOMotorClient(url, **OPTIONS)
         except PyMongoError as error:
             raise translate(error, url) from error
+        except ValueError as error:  # a port that is no number, before the driver calls it an error of its own
+            raise ConfigError(f"VERGER_MONGODB_URL ({hide_password(url)}): {short(error)}") from error
         self._database = self.client[name]
         self.tasks: Collection = self._database["tasks"]
+        self.settled_tasks: Collection = self.tasks.with_options(read_concern=ReadConcern("linearizable"))
+        """For reading back: sees a write whose reply was lost although a majority has it only now."""
         self.schedules: Collection = self._database["schedules"]
         self.types: Collection = self._database["task_types"]
         self.workers: Collection = self._database["workers"]
@@ -137,7 +140,7 @@ class Database:
             raise translate(error, self.url) from error
 
     async def repeat(self, operation: Callable[[], Awaitable[T]], seconds: float | None = None) -> T:
-        """Run an idempotent operation, again and again while the store is away, for ``seconds`` (``REPEAT_SECONDS``)."""
+        """Run an idempotent operation, again and again while the store is away: ``seconds``, or ``REPEAT_SECONDS``."""
         loop = asyncio.get_running_loop()
         until = loop.time() + (REPEAT_SECONDS if seconds is None else seconds)
         pause = 0.1

@@ -44,9 +44,7 @@ class MongoHeartbeatLink(HeartbeatLink):
         self._tasks.update_many(mine, {"$currentDate": {"processingAt": True}})
         found: dict[str, Any] = {
             task["_id"]: task
-            for task in self._tasks.find(
-                {"_id": {"$in": ids}}, {"status": 1, "claimToken": 1, "cancelRequestedAt": 1}
-            )
+            for task in self._tasks.find({"_id": {"$in": ids}}, {"status": 1, "claimToken": 1, "cancelRequestedAt": 1})
         }
         lost = frozenset(
             task_id

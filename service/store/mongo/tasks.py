@@ -2,8 +2,7 @@
 
 import json
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Collection as Many
-from collections.abc import Sequence
+from collections.abc import Collection as Many, Sequence
 from datetime import UTC, datetime
 from typing import Any
 

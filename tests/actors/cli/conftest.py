@@ -80,9 +80,9 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
             monkeypatch.delenv(name)
     monkeypatch.setenv("VERGER_ACTORS", HANDLERS)
     monkeypatch.setenv("VERGER_DATA_DIR", str(tmp_path / "data"))
-    monkeypatch.setattr("service.logs.configure_logs", lambda settings: None)
-    monkeypatch.setattr("actors.cli.session.configure_logs", lambda settings: None)
-    monkeypatch.setattr("actors.cli.checks.configure_logs", lambda settings: None)
+    for module in ("checks", "dev", "run", "session"):
+        # Loggers keep the stream of their first line: that of a command is closed when it ends.
+        monkeypatch.setattr(f"actors.cli.{module}.configure_logs", lambda settings: None)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import lzma
 import os
 import shutil
 import subprocess
@@ -238,6 +239,7 @@ async def wrong(folder: Path) -> bool:
         (lambda path: path.write_bytes(path.read_bytes() + b"more"), "follows after its end"),
         (lambda path: path.write_bytes(path.read_bytes() * 2), "follows after its end"),
         (lambda path: path.write_bytes(b""), "ends too early"),
+        (lambda path: path.write_bytes(lzma.compress(lzma.decompress(path.read_bytes()))), "SHA-256 differs"),
         (lambda path: path.write_bytes(b"not xz at all"), "cannot be decompressed"),
         (lambda path: (path.rename(path.with_suffix(".x")), path.symlink_to("x")), "cannot be read"),
         (lambda path: (path.parent / "more").write_text("x"), "is not in the manifest"),

@@ -511,6 +511,23 @@ async def test_a_file_that_becomes_a_symlink_after_it_was_found_is_not_followed(
     assert counts == {"files": 1, "failed_files": 1}
 
 
+async def test_a_file_that_is_removed_after_it_was_found_is_no_failure(
+    run: Run, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(root, line(1), name="a.jsonl")
+    write(root, line(2), name="b.jsonl")
+    states = Collected.states
+
+    async def removing(self: Collected, paths: list[str]) -> dict[str, FileState]:
+        path.unlink()
+        return await states(self, paths)
+
+    monkeypatch.setattr(Collected, "states", removing)
+    counts = await run()
+
+    assert (counts["inserted"], counts.get("failed_files", 0)) == (1, 0)
+
+
 async def test_the_root_itself_may_be_a_symlink(context: Double, root: Path, tmp_path: Path) -> None:
     write(root, line())
     (tmp_path / "link").symlink_to(root)

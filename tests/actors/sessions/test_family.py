@@ -1,14 +1,17 @@
 """The family as a whole: run by a real worker, installed by the schedules that ship."""
 
+import re
 from pathlib import Path
+
+import pytest
 
 from actors.sessions.database import Client
 from actors.testing import sandbox
-from schemas.task import TaskStatus
 from service.registry import load
 from service.schedule_file import read_file
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
+DOCS = Path(__file__).parents[3] / "docs" / "actors"
 
 
 async def test_collect_and_backup_run_as_tasks(mongo_url: str, database: str, client: Client, tmp_path: Path) -> None:
@@ -34,11 +37,15 @@ async def test_collect_and_backup_run_as_tasks(mongo_url: str, database: str, cl
     assert (tmp_path / "backups" / results[2]["backup"] / "manifest.json").is_file()
 
 
-async def test_wrong_params_are_a_dead_letter_that_names_them(mongo_url: str, tmp_path: Path) -> None:
-    async with sandbox(["actors.sessions"], mongodb_url=mongo_url, data_dir=tmp_path) as verger:
-        task = await verger.client.enqueue("sessions.backup", {"keep": 5})
-        await verger.run_until_idle()
-        assert (await verger.client.get(task.id)).status is TaskStatus.COMPLETED
+@pytest.mark.parametrize("task_type", ["sessions.collect", "sessions.backup"])
+def test_every_option_is_on_the_page(task_type: str) -> None:
+    section = (DOCS / "sessions.md").read_text().split(f"## {task_type}\n")[1].split("\n## ")[0]
+    model = load(["actors.sessions"]).get(task_type).body_model
+
+    assert model is not None
+    assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == [
+        field.alias for field in model.model_fields.values()
+    ]
 
 
 def test_the_schedules_that_ship_are_for_handlers_that_exist() -> None:

@@ -8,8 +8,7 @@ from schemas.outcome import Completed, Failed, Outcome
 from schemas.schedule import Schedule
 from schemas.task import Task, TaskError
 from schemas.worker import Worker
-from service.states import Seen, relay_at
-from service.states import settle as settle_move
+from service.states import Seen, relay_at, settle as settle_move
 from service.store.port import (
     Beat,
     Claimed,
@@ -39,7 +38,13 @@ def now() -> datetime:
 def a_task(task_id: str = "a", **fields: Any) -> Task:
     """Pending and due for a minute."""
     due = now() - MINUTE
-    usual = {"task_type": "report", "task_body": {}, "created_at": due, "retry_at": due, "relay_at": due}
+    usual: dict[str, Any] = {
+        "task_type": "report",
+        "task_body": {},
+        "created_at": due,
+        "retry_at": due,
+        "relay_at": due,
+    }
     return Task(id=task_id, **(usual | fields))
 
 
@@ -51,7 +56,7 @@ def an_error(kind: str = "Boom") -> TaskError:
     return TaskError(type=kind, message="it broke", fingerprint=kind.lower(), at=now())
 
 
-# ---- claims -----------------------------------------------------------------------------------------------------------
+# ---- claims ----------------------------------------------------------------------------------------------------------
 
 
 def foreign(task: Task) -> ClaimRequest:
@@ -83,7 +88,7 @@ async def look(store: Store, task_id: str = "a") -> Task:
     return task
 
 
-# ---- ends -------------------------------------------------------------------------------------------------------------
+# ---- ends ------------------------------------------------------------------------------------------------------------
 
 
 def failed(delay: timedelta | None = 10 * SECOND) -> Failed:
@@ -127,12 +132,12 @@ async def dead(store: Store, task_id: str = "a", *, published: bool = True, **fi
     return await look(store, task_id)
 
 
-# ---- schedules --------------------------------------------------------------------------------------------------------
+# ---- schedules -------------------------------------------------------------------------------------------------------
 
 
 def a_schedule(schedule_id: str = "s", **fields: Any) -> Schedule:
     """Due for a minute."""
-    usual = {"task_type": "report", "schedule": "* * * * *", "next_fire_at": now() - MINUTE}
+    usual: dict[str, Any] = {"task_type": "report", "schedule": "* * * * *", "next_fire_at": now() - MINUTE}
     return Schedule(id=schedule_id, **(usual | fields))
 
 
@@ -150,11 +155,11 @@ async def look_at(store: Store, schedule_id: str = "s") -> Schedule:
 
 def a_fire(schedule: Schedule, **fields: Any) -> FireClaim:
     """The fire that is due, and the next one in an hour."""
-    usual = {"fire_at": schedule.next_fire_at, "next_fire_at": now() + HOUR}
+    usual: dict[str, Any] = {"fire_at": schedule.next_fire_at, "next_fire_at": now() + HOUR}
     return FireClaim(schedule, **(usual | fields))
 
 
-# ---- workers ----------------------------------------------------------------------------------------------------------
+# ---- workers ---------------------------------------------------------------------------------------------------------
 
 
 def a_beat(*claims: Task, worker: str = "w1", **markers: datetime) -> Beat:

@@ -25,7 +25,7 @@ from tests.contract.store.steps import (
     settle,
 )
 
-# ---- cancel -----------------------------------------------------------------------------------------------------------
+# ---- cancel ----------------------------------------------------------------------------------------------------------
 
 
 async def test_a_pending_task_is_cancelled_at_once(store: Store) -> None:
@@ -87,7 +87,7 @@ async def test_p6_a_cancel_at_the_same_time_as_an_end_is_seen_or_too_late(adapte
             assert (after.status, asked.status) == (TaskStatus.CANCELLED, TaskStatus.CANCELLED)
 
 
-# ---- replay -----------------------------------------------------------------------------------------------------------
+# ---- replay ----------------------------------------------------------------------------------------------------------
 
 
 async def test_p13_a_replayed_dead_letter_starts_afresh_and_keeps_its_history(store: Store) -> None:

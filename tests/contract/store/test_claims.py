@@ -7,7 +7,7 @@ import pytest
 
 from schemas.task import TaskStatus
 from service.states import Seen
-from service.store.port import Claimed, ClaimAnswer, ClaimRequest, Deduplicated, Known, Rejected, Store
+from service.store.port import ClaimAnswer, Claimed, ClaimRequest, Deduplicated, Known, Rejected, Store
 from tests.contract.store.conftest import Adapter
 from tests.contract.store.steps import (
     AT_ONCE,
@@ -40,7 +40,7 @@ async def ask(store: Store, request: ClaimRequest, neighbours: list[ClaimRequest
     return answers[-1]
 
 
-# ---- P1 ---------------------------------------------------------------------------------------------------------------
+# ---- P1 --------------------------------------------------------------------------------------------------------------
 
 
 async def test_p1_a_claim_starts_the_next_attempt(store: Store, neighbours: list[ClaimRequest]) -> None:
@@ -127,12 +127,14 @@ async def test_p1_two_workers_with_the_same_message_claim_it_once_one_by_one(ada
     one, other = await adapter.open(), await adapter.open()
 
     for task in some_tasks(30):
-        answers = await asyncio.gather(one.claims.claim([foreign(task)], "w1"), other.claims.claim([foreign(task)], "w2"))
+        answers = await asyncio.gather(
+            one.claims.claim([foreign(task)], "w1"), other.claims.claim([foreign(task)], "w2")
+        )
 
         assert sorted(type(answer).__name__ for [answer] in answers) == ["Claimed", "Known"]
 
 
-# ---- P2 ---------------------------------------------------------------------------------------------------------------
+# ---- P2 --------------------------------------------------------------------------------------------------------------
 
 
 async def test_p2_a_foreign_message_makes_its_record_with_the_claim(
@@ -186,7 +188,7 @@ async def test_p3_an_early_foreign_record_is_kept_until_its_time(store: Store) -
     assert isinstance((await store.claims.claim([foreign(early)], "w1"))[0], Claimed)
 
 
-# ---- P4 ---------------------------------------------------------------------------------------------------------------
+# ---- P4 --------------------------------------------------------------------------------------------------------------
 
 
 async def test_p4_a_known_id_changes_nothing(store: Store, neighbours: list[ClaimRequest]) -> None:
@@ -254,7 +256,7 @@ async def test_p4_a_live_key_is_free_once_its_task_has_ended(store: Store, neigh
         assert isinstance(answers[-1], Claimed)
 
 
-# ---- P8 ---------------------------------------------------------------------------------------------------------------
+# ---- P8 --------------------------------------------------------------------------------------------------------------
 
 
 async def test_p8_the_ids_of_a_batch_are_distinct(store: Store) -> None:

@@ -177,7 +177,9 @@ async def test_one_batch_may_hold_an_id_or_a_live_key_twice(store: Store) -> Non
 
 async def test_two_clients_that_create_the_same_tasks_create_each_once(adapter: Adapter) -> None:
     one, other = await adapter.open(), await adapter.open()
-    tasks = some_tasks(100, live_key=None) + [a_task(f"n{number}", live_key=f"name:{number % 10}") for number in range(50)]
+    tasks = some_tasks(100, live_key=None) + [
+        a_task(f"n{number}", live_key=f"name:{number % 10}") for number in range(50)
+    ]
 
     answers = await asyncio.gather(one.tasks.create(tasks), other.tasks.create(tasks[::-1]))
 

@@ -1,7 +1,6 @@
 """Looking through tasks, page by page."""
 
 from base64 import urlsafe_b64encode
-from datetime import datetime
 
 import pytest
 
@@ -180,5 +179,3 @@ async def test_tasks_are_counted_by_type_and_status(store: Store) -> None:
 
 async def test_an_empty_store_counts_nothing(store: Store) -> None:
     assert await store.tasks.counts() == {}
-
-

@@ -26,7 +26,7 @@ from tests.contract.store.steps import (
     some_tasks,
 )
 
-# ---- what is due ------------------------------------------------------------------------------------------------------
+# ---- what is due -----------------------------------------------------------------------------------------------------
 
 
 async def test_p12_relay_knows_when_each_type_is_due(store: Store) -> None:
@@ -78,7 +78,7 @@ async def test_p13_dead_letters_of_any_type_wait_for_their_exchange(store: Store
     assert await store.upkeep.relay_heads() == {"report": (await look(store, "pending")).relay_at}
 
 
-# ---- P11 --------------------------------------------------------------------------------------------------------------
+# ---- P11 -------------------------------------------------------------------------------------------------------------
 
 
 async def test_p11_relay_moves_what_is_as_it_read_it(store: Store) -> None:
@@ -120,7 +120,7 @@ async def test_p11_two_relays_move_each_task_once(adapter: Adapter) -> None:
     assert all(mine != theirs for mine, theirs in zip(*answers, strict=True))
 
 
-# ---- dead letters -----------------------------------------------------------------------------------------------------
+# ---- dead letters ----------------------------------------------------------------------------------------------------
 
 
 async def test_p13_a_task_that_nobody_can_run_becomes_a_dead_letter(store: Store) -> None:
@@ -182,7 +182,7 @@ async def test_p13_a_message_that_is_no_task_is_never_hidden_from_relay(store: S
     assert None not in (kept.relay_at, kept.finished_at)
 
 
-# ---- P12: markers -----------------------------------------------------------------------------------------------------
+# ---- P12: markers ----------------------------------------------------------------------------------------------------
 
 
 async def test_p12_one_marker_is_on_its_way_at_most(store: Store) -> None:

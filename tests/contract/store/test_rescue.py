@@ -32,7 +32,7 @@ async def take(store: Store, task_id: str = "a", stale_after: timedelta = STALE)
     return await store.upkeep.rescue(task, rescue(task, now() - SECOND), stale_after, now() + RELAY_SLACK)
 
 
-# ---- what is stale ----------------------------------------------------------------------------------------------------
+# ---- what is stale ---------------------------------------------------------------------------------------------------
 
 
 async def test_p9_claims_that_nobody_renewed_are_stale_oldest_first(store: Store) -> None:
@@ -78,7 +78,7 @@ async def test_p9_more_stale_claims_than_asked_for_are_looked_at_next(store: Sto
     assert following <= now() + SECOND
 
 
-# ---- P9 ---------------------------------------------------------------------------------------------------------------
+# ---- P9 --------------------------------------------------------------------------------------------------------------
 
 
 async def test_p9_a_stale_claim_goes_back_and_its_attempt_is_burnt(store: Store) -> None:

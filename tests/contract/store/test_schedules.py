@@ -37,7 +37,7 @@ async def begun(store: Store, schedule_id: str = "s", by: str = "s1", **fields: 
     return held
 
 
-# ---- writing ----------------------------------------------------------------------------------------------------------
+# ---- writing ---------------------------------------------------------------------------------------------------------
 
 
 async def test_a_schedule_is_kept_as_it_is(store: Store) -> None:
@@ -146,7 +146,7 @@ async def test_of_two_editors_one_wins(adapter: Adapter) -> None:
         assert (await look_at(one, schedule.id)).revision == 2
 
 
-# ---- P17 --------------------------------------------------------------------------------------------------------------
+# ---- P17 -------------------------------------------------------------------------------------------------------------
 
 
 async def test_upcoming_schedules_come_soonest_first(store: Store) -> None:
@@ -225,7 +225,11 @@ async def test_p17_two_schedulers_begin_each_fire_once(adapter: Adapter) -> None
     fires = [a_fire(schedule) for schedule in schedules]
 
     answers = await asyncio.gather(
-        *(store.schedules.begin_fires(part, by) for store, by in ((one, "s1"), (other, "s2")) for part in (fires, fires[::-1]))
+        *(
+            store.schedules.begin_fires(part, by)
+            for store, by in ((one, "s1"), (other, "s2"))
+            for part in (fires, fires[::-1])
+        )
     )
 
     won = [schedule.id for batch in answers for schedule in batch]
@@ -297,7 +301,7 @@ async def test_p17_a_clear_that_comes_late_leaves_the_next_fire_alone(store: Sto
     assert await look_at(store) == second
 
 
-# ---- P18 --------------------------------------------------------------------------------------------------------------
+# ---- P18 -------------------------------------------------------------------------------------------------------------
 
 
 async def test_p18_a_fire_that_was_left_is_taken_over(store: Store) -> None:
@@ -352,7 +356,7 @@ async def test_open_fires_come_oldest_first(store: Store) -> None:
     assert await store.schedules.open_fires() == held
 
 
-# ---- runs -------------------------------------------------------------------------------------------------------------
+# ---- runs ------------------------------------------------------------------------------------------------------------
 
 
 async def test_the_end_of_a_run_is_noted_on_its_schedule(store: Store) -> None:
@@ -386,9 +390,7 @@ async def test_an_older_run_never_hides_a_newer_one_but_its_success_counts(store
 async def test_runs_of_schedules_that_are_gone_are_forgotten(store: Store) -> None:
     await kept(store, a_schedule())
 
-    await store.schedules.record_runs(
-        [RunEnd(name, "t", TaskStatus.COMPLETED, now(), 1) for name in ("gone", "s")]
-    )
+    await store.schedules.record_runs([RunEnd(name, "t", TaskStatus.COMPLETED, now(), 1) for name in ("gone", "s")])
 
     assert (await look_at(store)).last_status is TaskStatus.COMPLETED
     assert [schedule.id for schedule in await store.schedules.all()] == ["s"]

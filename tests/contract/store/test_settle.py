@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -54,7 +55,7 @@ async def ask_again(store: Store, key: str = "name:n") -> None:
     assert answers[0].by == "live_key"
 
 
-# ---- the happy path ---------------------------------------------------------------------------------------------------
+# ---- the happy path --------------------------------------------------------------------------------------------------
 
 
 async def test_a_completed_task_keeps_its_result_and_nothing_to_do(store: Store) -> None:
@@ -105,16 +106,14 @@ async def test_p13_a_dead_letter_is_left_for_relay(store: Store) -> None:
 
 
 async def test_a_pending_task_and_a_dead_letter_are_never_hidden_from_relay(store: Store) -> None:
-    tasks = [await running(store, task_id) for task_id in ("pending", "dead")]
-    bare = [
-        end(task, outcome) for task, outcome in zip(tasks, (Released("shutdown"), failed(None)), strict=True)
+    ends = [
+        end(await running(store, "pending"), Released("shutdown")),
+        end(await running(store, "dead"), failed(None)),
     ]
 
-    await store.claims.settle(
-        [type(item)(id=item.id, token=item.token, move=item.move, seen=item.seen) for item in bare]
-    )
+    await store.claims.settle([replace(item, retry_at=None, relay_at=None) for item in ends])
 
-    assert None not in [(await look(store, task.id)).relay_at for task in tasks]
+    assert None not in [(await look(store, item.id)).relay_at for item in ends]
 
 
 @each({"completed": Completed(), "retried": failed(), "released": Released("shutdown")})
@@ -130,7 +129,7 @@ async def test_a_batch_of_ends_is_written_at_once(store: Store, case: Outcome) -
     }
 
 
-# ---- P15 --------------------------------------------------------------------------------------------------------------
+# ---- P15 -------------------------------------------------------------------------------------------------------------
 
 
 @each({name: STAYS[name] for name in ("snoozed", "released")})
@@ -161,10 +160,10 @@ async def test_p15_the_ceiling_bounds_the_attempts(store: Store) -> None:
     assert await settle(store, second, failed(AT_ONCE)) == Settled(TaskStatus.FAILED)
 
 
-# ---- P6 ---------------------------------------------------------------------------------------------------------------
+# ---- P6 --------------------------------------------------------------------------------------------------------------
 
 
-@each({name: make for name, make in STAYS.items()} | {name: lambda o=o: o for name, (o, _) in ENDS.items()})
+@each(STAYS | {name: lambda o=o: o for name, (o, _) in ENDS.items()})
 async def test_p6_a_run_that_lost_its_claim_changes_nothing_but_the_history(
     store: Store, case: Callable[[], Outcome]
 ) -> None:
@@ -233,9 +232,7 @@ async def test_p6_what_would_run_again_is_cancelled_when_that_was_asked(
 
 
 @each({"completed": ENDS["completed"], "exhausted": ENDS["exhausted"]})
-async def test_p6_what_ended_before_it_saw_the_cancel_has_ended(
-    store: Store, case: tuple[Outcome, TaskStatus]
-) -> None:
+async def test_p6_what_ended_before_it_saw_the_cancel_has_ended(store: Store, case: tuple[Outcome, TaskStatus]) -> None:
     outcome, status = case
     task = await running(store)
     await store.tasks.cancel("a", "not needed")
@@ -262,7 +259,7 @@ async def test_p6_to_settle_twice_is_to_settle_once(store: Store) -> None:
     assert (await look(store)).result == 1
 
 
-# ---- P5 ---------------------------------------------------------------------------------------------------------------
+# ---- P5 --------------------------------------------------------------------------------------------------------------
 
 
 @each({name: outcome for name, (outcome, _) in ENDS.items()})
@@ -365,7 +362,7 @@ async def test_p5_no_request_is_lost_to_an_end_at_the_same_time(adapter: Adapter
         assert status is (TaskStatus.COMPLETED if created else TaskStatus.PENDING)
 
 
-# ---- P8 ---------------------------------------------------------------------------------------------------------------
+# ---- P8 --------------------------------------------------------------------------------------------------------------
 
 
 async def test_p8_a_short_count_is_resolved_for_each(store: Store) -> None:
@@ -416,7 +413,7 @@ async def test_a_reason_that_no_store_keeps_is_escaped(store: Store) -> None:
     assert (await look(store, "t000")).reason == "file \\udc80"
 
 
-# ---- while it runs ----------------------------------------------------------------------------------------------------
+# ---- while it runs ---------------------------------------------------------------------------------------------------
 
 
 async def test_p6_progress_and_checkpoint_are_the_claim_s_own(store: Store) -> None:
