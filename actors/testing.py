@@ -17,7 +17,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from actors.composition import App, Role
+from actors.composition import App, Role, make_store
 from actors.embedded import start_mongod
 from schemas.task import TaskStatus
 from service.broker.memory import MemoryBroker
@@ -62,17 +62,17 @@ class Verger:
 
     async def _busy(self) -> str | None:
         store, now = self.app.store, self.clock.now()
-        upcoming = await store.schedules.upcoming(1)
-        if upcoming and upcoming[0].next_fire_at is not None and upcoming[0].next_fire_at <= now:
-            return f"schedule {upcoming[0].id} is due"
-        if opened := await store.schedules.open_fires():
-            return f"schedule {opened[0].id} fires"
+        for schedule in await store.schedules.all():
+            if schedule.firing is not None or (schedule.next_fire_at is not None and schedule.next_fire_at <= now):
+                return f"schedule {schedule.id} is due"
         # Twice pending: what starts or is tried again between two looks is seen by one of them.
         for status in (TaskStatus.PENDING, TaskStatus.RUNNING, TaskStatus.PENDING):
             page = await store.tasks.find(TaskFilter(status=status), limit=100)
             for task in page.tasks:
                 if status is TaskStatus.RUNNING or task.retry_at <= now:
                     return f"{task.task_type} {task.id} is {status.value}"
+        for task in await store.upkeep.dead_due(now + timedelta(days=1), 1):
+            return f"{task.task_type} {task.id} is on its way to the dead letters"
         return None
 
     async def failed(self) -> Sequence[str]:
@@ -115,8 +115,11 @@ async def sandbox(modules: Sequence[str], *, mongodb_url: str | None = None, **s
         try:
             yield Verger(app, clock)
         finally:
-            await app.store.drop()
             await app.stop()
+            # Afterwards, by a connection of its own: what still beats would make the database anew.
+            store = make_store(app.settings)
+            await store.drop()
+            await store.close()
 
 
 __all__ = ["Verger", "sandbox"]

@@ -18,13 +18,12 @@ from service.broker.port import MARKER, RETRY_AT, STORED, Delivery, Publication,
 from service.errors import InvalidMessage, PayloadRefused
 from service.payload import HEAD_BYTES, check_storable, encode, live_key
 from service.registry import DEFAULT_MAX_ATTEMPTS, DEFAULT_TIMEOUT, Handler
-from service.states import RELAY_SLACK
+from service.states import LONGEST_WAIT, RELAY_SLACK
 
 FIRE_PREFIX = "fire:"
 INVALID_PREFIX = "invalid:"
 RESERVED = (FIRE_PREFIX, INVALID_PREFIX)
 """Beginnings of ids that only Verger makes."""
-LONGEST_WAIT = timedelta(days=3650)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 import logging
 import sys
 from collections.abc import MutableMapping
-from typing import Any
+from typing import Any, TextIO, cast
 
 import structlog
 
@@ -26,17 +26,23 @@ def configure_logs(settings: Settings) -> None:
     ]
     finish: list[structlog.typing.Processor]
     if settings.log_format == "console":
-        finish = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        plain = structlog.dev.plain_traceback
+        finish = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
     else:
-        finish = [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer(ensure_ascii=False)]
+        # Without the frames' local variables: they hold bodies and secrets.
+        frames = structlog.tracebacks.ExceptionDictTransformer(show_locals=False, max_frames=20)
+        finish = [
+            structlog.processors.ExceptionRenderer(frames),
+            structlog.processors.JSONRenderer(ensure_ascii=False),
+        ]
     structlog.configure(
         processors=[*shared, *finish],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _Stderr())),
         cache_logger_on_first_use=True,
     )
     # Libraries' own lines go through the same pipe; their chatter below warning does not.
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(_Stderr())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *finish]
@@ -48,6 +54,16 @@ def configure_logs(settings: Settings) -> None:
     # Reconnecting is reported by our own lines, which name the address and hide the password.
     for name in ("aio_pika", "aiormq", "pymongo", "apscheduler"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+class _Stderr:
+    """Standard error as it is at the time of writing: loggers outlive a redirection of it."""
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
 
 
 def hide_and_bound(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

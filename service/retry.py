@@ -35,4 +35,5 @@ class RetryPolicy:
             growth = self.factor**retry_count
         except OverflowError:  # 2.0 ** 5000: the cap is long reached, unless the base is zero
             growth = sys.float_info.max
-        return timedelta(seconds=min(self.base.total_seconds() * growth, self.cap.total_seconds()))
+        seconds = self.base.total_seconds() * growth
+        return self.cap if seconds >= self.cap.total_seconds() else timedelta(seconds=seconds)

@@ -125,11 +125,12 @@ def load_settings(**overrides: Any) -> Settings:
 
 
 def _refuse_unknown() -> None:
-    known = [PREFIX + field.upper() for field in Settings.model_fields]
+    known = [field.upper() for field in Settings.model_fields]
     for name in os.environ:
-        if name.upper().startswith(PREFIX) and name.upper() not in known:
-            near = difflib.get_close_matches(name.upper(), known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else "; see docs/configuration.md"
+        prefix, _, rest = name.upper().partition(PREFIX)
+        if not prefix and rest and rest not in known:
+            near = difflib.get_close_matches(rest, known, n=1)
+            hint = f"; did you mean {PREFIX}{near[0]}?" if near else "; see docs/configuration.md"
             raise ConfigError(f"{name} is not a setting{hint}")
 
 

@@ -3,12 +3,14 @@
 from datetime import datetime, timedelta
 
 from schemas.duration import parse_duration
+from service.states import LONGEST_WAIT
 
 
 def _span(value: timedelta | str | float) -> timedelta:
     if isinstance(value, str):
-        return parse_duration(value)
-    return value if isinstance(value, timedelta) else timedelta(seconds=value)
+        value = parse_duration(value)
+    span = value if isinstance(value, timedelta) else timedelta(seconds=value)
+    return max(timedelta(), min(span, LONGEST_WAIT))
 
 
 class Signal(Exception):

@@ -15,6 +15,8 @@ from schemas.outcome import Cancelled, Completed, Discarded, Failed, Outcome, Re
 from schemas.task import Task, TaskError, TaskStatus
 
 WORKER_LOST = "worker_lost"
+LONGEST_WAIT = timedelta(days=3650)
+"""Whoever asks for longer gets this: an instant that no calendar holds would be kept, and never read again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ def settle(outcome: Outcome, task: Task, seen: Seen, now: datetime) -> Move:
                 return _end(TaskStatus.CANCELLED, seen, now, reason="cancel requested", event="cancelled", error=error)
             return Move(
                 TaskStatus.PENDING,
-                retry_at=now + delay,
+                retry_at=now + min(delay, LONGEST_WAIT),
                 failed=True,
                 error=error,
                 reason=reason or error.type,
@@ -73,7 +75,8 @@ def settle(outcome: Outcome, task: Task, seen: Seen, now: datetime) -> Move:
         case Snoozed(until=until, reason=reason):
             if seen.cancel_requested:
                 return _end(TaskStatus.CANCELLED, seen, now, reason="cancel requested", event="cancelled")
-            return Move(TaskStatus.PENDING, retry_at=max(now, until), give_back=True, reason=reason, event="snoozed")
+            until = min(max(now, until), now + LONGEST_WAIT)
+            return Move(TaskStatus.PENDING, retry_at=until, give_back=True, reason=reason, event="snoozed")
         case Released(reason=reason):
             if seen.cancel_requested:
                 return _end(TaskStatus.CANCELLED, seen, now, reason="cancel requested", event="cancelled")

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+from actors.cli.logs import set_up_logs
 from actors.composition import make_broker, make_store, task_types
 from actors.embedded import read_instance
 from schemas.duration import format_duration
 from service.broker.port import Broker
 from service.clock import StoreClock
 from service.errors import ConfigError, VergerError
-from service.logs import configure_logs
 from service.mongod import check_mongod, find_mongod
 from service.registry import Registry, load
 from service.settings import MEMORY_BROKER, PREFIX, Settings, hide_password, load_settings
@@ -49,7 +49,7 @@ async def examine() -> list[Finding]:
     except ConfigError as error:
         return [Finding("settings", FAIL, str(error), "see docs/configuration.md")]
     # What fails is found below, in words: the libraries' own lines would repeat it.
-    configure_logs(settings.model_copy(update={"log_level": "error", "log_format": "console"}))
+    set_up_logs(settings, log_level="error", log_format="console")
     found = [_settings(settings)]
     registry, finding = _actors(settings)
     found.append(finding)

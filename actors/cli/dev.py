@@ -5,16 +5,16 @@ import shutil
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from actors.cli.logs import set_up_logs
 from actors.cli.output import note
 from actors.cli.schedules.apply import default_source, load_file
 from actors.composition import App, Role, serve
 from schemas.schedule import ScheduleFile
 from service.errors import InvalidInput
-from service.logs import configure_logs
 from service.registry import Registry, load
 from service.schedule_entry import Rules
 from service.settings import MEMORY_BROKER, Settings, hide_password, load_settings
@@ -35,7 +35,7 @@ def dev(
     is deleted.
     """
     settings = _settings(sessions)
-    configure_logs(settings)
+    set_up_logs(settings, log_format="console")
     file = None
     if schedules is not None:
         file = load_file(schedules)
@@ -50,16 +50,12 @@ def dev(
 
 
 def _settings(sessions: str | None) -> Settings:
-    chosen: dict[str, Any] = {}
-    if sessions is not None:
-        folder = Path(sessions).expanduser()
-        if not folder.is_dir():
-            raise InvalidInput("--sessions", sessions, "is no folder", "give one, such as ~/.claude/projects")
-        chosen["claude_projects"] = folder
-    settings = load_settings(**chosen)
-    if "log_format" not in settings.model_fields_set:
-        settings = load_settings(**chosen, log_format="console")
-    return settings
+    if sessions is None:
+        return load_settings()
+    folder = Path(sessions).expanduser()
+    if not folder.is_dir():
+        raise InvalidInput("--sessions", sessions, "is no folder", "give one, such as ~/.claude/projects")
+    return load_settings(claude_projects=folder)
 
 
 def _rules(registry: Registry, settings: Settings) -> Rules:

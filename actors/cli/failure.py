@@ -14,7 +14,7 @@ import traceback
 
 from service.errors import ConfigError, Unavailable, VergerError
 
-REFUSED, USAGE, UNREACHABLE, UNREADY, INTERRUPTED = 1, 2, 3, 4, 130
+REFUSED, UNREACHABLE, UNREADY = 1, 3, 4
 
 
 def report(error: BaseException) -> int:
@@ -37,9 +37,9 @@ def report(error: BaseException) -> int:
 def complain(sentence: str) -> None:
     """One line on stderr; what a terminal would obey is shown, not sent."""
     sys.stdout.flush()
-    print(f"verger: {visible(sentence)}", file=sys.stderr)
+    print(f"verger: {visible(' '.join(sentence.splitlines()))}", file=sys.stderr)
 
 
 def visible(text: str) -> str:
-    """The text with its control characters escaped: ids and messages come from strangers."""
+    """The text with its control characters escaped: ids and messages come from strangers. Lines stay lines."""
     return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 WIDTH = 120
 """Of a table that goes to a file or a pipe."""
+GAP = 2
+LEAST_CUT, LEAST_WRAPPED = 12, 24
+"""Of the columns that give way."""
 STYLES = {
     "completed": "green",
     "running": "cyan",
@@ -58,20 +61,36 @@ def note(line: str = "") -> None:
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[str | None]], *, fold: int = 0) -> None:
-    """A table as wide as the terminal; the column ``fold`` is wrapped where it is too narrow, others are cut short."""
+    """A table. Where the terminal is too narrow the last column is cut short, then the column ``fold`` is wrapped."""
     from rich.table import Table
     from rich.text import Text
 
-    made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for index, header in enumerate(headers):
-        made.add_column(header, overflow="fold" if index == fold else "ellipsis", no_wrap=index != fold)
-    for row in rows:
-        cells = [visible(cell or "") for cell in row]
-        made.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in cells))
+    cells = [[visible(" ".join((cell or "").splitlines())) for cell in row] for row in rows]
     console = _console()
+    widths = _widths([list(headers), *cells], fold, console)
+    made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, GAP, 0, 0))
+    for index, header in enumerate(headers):
+        wraps = index == fold
+        made.add_column(header, width=widths[index], overflow="fold" if wraps else "ellipsis", no_wrap=not wraps)
+    for row in cells:
+        made.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
     with console.capture() as captured:
         console.print(made)
     print("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+
+def _widths(rows: Sequence[Sequence[str]], fold: int, console: "Console") -> list[int]:
+    """The width of each column; a terminal that is narrower than the least of them wraps the lines itself."""
+    from rich.cells import cell_len
+
+    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
+    excess = sum(widths) + GAP * len(widths) - console.width
+    for index, least in ((len(widths) - 1, LEAST_CUT), (fold, LEAST_WRAPPED)):
+        cut = max(0, min(excess, widths[index] - least))
+        widths[index] -= cut
+        excess -= cut
+    console.width += max(0, excess)
+    return widths
 
 
 def details(pairs: Mapping[str, str | None]) -> None:

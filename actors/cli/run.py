@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
+from actors.cli.logs import set_up_logs
 from actors.composition import Role, serve
-from service.logs import configure_logs
 from service.settings import load_settings
 
 
@@ -20,7 +20,7 @@ def run(
     if not chosen:
         raise typer.BadParameter(f"names no role; there are: {', '.join(Role)}", param_hint="--roles")
     settings = load_settings()
-    configure_logs(settings)
+    set_up_logs(settings)
     raise typer.Exit(asyncio.run(serve(settings, chosen)))
 
 

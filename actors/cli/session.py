@@ -2,10 +2,10 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
+from actors.cli.logs import set_up_logs
 from actors.composition import Connection, connect
-from service.logs import configure_logs
 from service.schedule_entry import Rules
 from service.settings import Settings, load_settings
 from service.timetable import Timetable
@@ -16,8 +16,7 @@ T = TypeVar("T")
 def client_settings() -> Settings:
     """The settings; a client logs warnings only, for people, unless the environment says otherwise."""
     settings = load_settings()
-    quiet: dict[str, Any] = {"log_level": "warning", "log_format": "console"}
-    configure_logs(settings.model_copy(update={k: v for k, v in quiet.items() if k not in settings.model_fields_set}))
+    set_up_logs(settings, log_level="warning", log_format="console")
     return settings
 
 

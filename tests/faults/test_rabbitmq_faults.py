@@ -272,6 +272,20 @@ async def test_a_deleted_exchange_costs_the_channel_and_is_made_again(
     assert len(log_book.find("broker.lost")) == 1
 
 
+async def test_a_deleted_control_exchange_is_made_and_bound_again(
+    broker: RabbitBroker, amqp_url: str, prefix: str
+) -> None:
+    told: asyncio.Queue[ControlMessage] = asyncio.Queue()
+    broker.on_control(told.put_nowait)
+    await foreign(amqp_url, lambda channel: channel.exchange_delete(f"{prefix}.control"))
+
+    async def told_once() -> bool:
+        await broker.send_control(ControlMessage(command=ControlCommand.RESUME))
+        return not told.empty()
+
+    await eventually(told_once, True)
+
+
 async def test_the_depth_of_a_deleted_queue_is_zero_and_makes_it_again(
     broker: RabbitBroker, amqp_url: str, prefix: str, rabbit_server: RabbitServer
 ) -> None:

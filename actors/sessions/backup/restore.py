@@ -98,8 +98,7 @@ class _Restore:
         self._restored = Restored(target.name)
 
     async def run(self) -> Restored:
-        # Views last: they may read any of the others.
-        for entry in sorted(self._database.collections, key=lambda entry: entry.type == "view"):
+        for entry in self._database.collections:
             await self._collection(entry)
         return self._restored
 

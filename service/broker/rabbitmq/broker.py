@@ -142,6 +142,7 @@ class RabbitBroker(Broker):
 
     async def _declare(self, connection: AbstractConnection) -> None:
         await declare(connection, topology(self._names, self._types), self._address)
+        await self._control.rebind()
 
     async def _redeclare(self) -> None:
         await self._admin.redeclare()

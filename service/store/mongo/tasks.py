@@ -241,10 +241,13 @@ class MongoTasks(Tasks):
             )
             return await cursor.to_list(None)
 
-        epoch = {"$gt": _EPOCH}
-        found = await self._database.repeat(lambda: count({"finishedAt": epoch}, "finished"))
+        # A range for each field of the index: so it is the index alone that is read, but for what runs.
+        anything, epoch = {"$gt": ""}, {"$gt": _EPOCH}
+        ended = {"taskType": anything, "status": anything, "finishedAt": epoch}
+        pending = {"status": "pending", "taskType": anything, "relayAt": epoch}
+        found = await self._database.repeat(lambda: count(ended, "finished"))
         found += await self._database.repeat(lambda: count({"processingAt": epoch}, "stale"))
-        found += await self._database.repeat(lambda: count({"relayAt": epoch, "status": "pending"}, "relay"))
+        found += await self._database.repeat(lambda: count(pending, "relay"))
         counts: dict[str, dict[TaskStatus, int]] = {}
         for group in found:
             of_type = counts.setdefault(group["_id"]["type"], {})

@@ -182,9 +182,7 @@ class MongoUpkeep(Upkeep):
     # ---- prune -------------------------------------------------------------------------------------------------------
 
     async def prune(self, retention: Retention, now: datetime, limit: int) -> dict[str, int]:
-        open_fires: list[str] = await self._database.repeat(
-            lambda: self._database.schedules.distinct("_id", {"firing": {"$exists": True}})
-        )
+        open_fires = await self._database.repeat(self._open_fires)
         types: list[str] = await self._database.repeat(lambda: self._tasks.distinct("taskType"))
         ages = {
             TaskStatus.COMPLETED: max(retention.completed, retention.window),
@@ -200,6 +198,10 @@ class MongoUpkeep(Upkeep):
                 if count:
                     pruned[status.value] = pruned.get(status.value, 0) + count
         return pruned
+
+    async def _open_fires(self) -> list[str]:
+        found = self._database.schedules.find({"firing": {"$exists": True}}, {"_id": 1}).hint("firing")
+        return [schedule["_id"] async for schedule in found]
 
     async def _prune_older(
         self, task_type: str, status: TaskStatus, before: datetime, spared: list[str], limit: int

@@ -74,15 +74,12 @@ def until(condition: Callable[[], bool], what: str, seconds: float = START_SECON
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Settings of the tests' own; the logs of this process are left alone."""
+    """Settings of the tests' own."""
     for name in os.environ:
         if name.startswith("VERGER_") and name != "VERGER_MONGOD":
             monkeypatch.delenv(name)
     monkeypatch.setenv("VERGER_ACTORS", HANDLERS)
     monkeypatch.setenv("VERGER_DATA_DIR", str(tmp_path / "data"))
-    for module in ("checks", "dev", "run", "session"):
-        # Loggers keep the stream of their first line: that of a command is closed when it ends.
-        monkeypatch.setattr(f"actors.cli.{module}.configure_logs", lambda settings: None)
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,8 @@ import pytest
 from pymongo.errors import PyMongoError
 
 from actors.sessions import blocking, collect, collect_sessions, collected
+from actors.sessions.adapters.claude_code import ClaudeCode
+from actors.sessions.adapters.port import Limits, Position
 from actors.sessions.collect import CollectParams
 from actors.sessions.collected import Collected, FileState
 from actors.sessions.database import Database, memory as memory_resource
@@ -286,54 +288,67 @@ async def test_a_large_file_is_read_over_several_runs(run: Run, root: Path, memo
 # -- what is wrong with files ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("bad", "reason"),
-    [
-        (b"not json\n", "is not JSON"),
-        (b'{"type": "user",\n', "is not JSON"),
-        (b"[1, 2]\n", "is not a JSON object"),
-        (b"\xff\xfe\x00\n", "is not UTF-8"),
-        (b"\x00" * 300 + b"\n", "is not JSON"),
-        (b'{"a":' * 100_000 + b"\n", "nests too deeply"),
-        (b'{"type":"user","n":' + b"9" * 5000 + b"}\n", "is not JSON"),
-        (line(type=...), "has no type"),
-        (line(type=7), "type is not text"),
-        (line(uuid=...), "has no uuid"),
-        (line(uuid=12), "uuid is not text"),
-        (line(uuid=""), "uuid is empty"),
-        (line(uuid="u" * 1000), "uuid is longer"),
-        (line(uuid="\ud800"), "lone surrogate"),
-        (line(sessionId=["s"]), "sessionId is not text"),
-        (line(cwd={"a": 1}), "cwd is not text"),
-        (line(timestamp=...), "has no timestamp"),
-        (line(timestamp=1771230000), "timestamp is not text"),
-        (line(timestamp="yesterday"), "is not ISO 8601"),
-        (line(timestamp="0001-01-01T00:00:00+14:00"), "is not ISO 8601"),
-        (line(message=...), "has no message"),
-        (line(message="text"), "message is not an object"),
-        (line(message={"role": 5, "content": "x"}), "role is not text"),
-        (line(message={"role": "user"}), "has no content"),
-        (line(message={"role": "user", "content": 5}), "content is neither"),
-        (line(message={"role": "user", "content": ["x"]}), "a block that is not an object"),
-        (line(message={"role": "user", "content": "\ud83d"}), "lone surrogate"),
-        (line(message={"role": "user", "content": [{"n": 2**63}]}), "does not fit 64 bits"),
-        (line(message={"role": "user", "content": [{"n": float("nan")}]}), "is not a JSON number"),
-        (line(message={"role": "user", "content": [{"a\0b": 1}]}), "NUL"),
-        (line(message={"role": "user", "content": [json.loads('{"a":' * 90 + "1" + "}" * 90)]}), "nests deeper"),
-    ],
-)  # fmt: skip
-async def test_a_bad_line_is_counted_logged_and_skipped(
-    run: Run, root: Path, memory: Database, bad: object, reason: str
-) -> None:
+BAD: list[tuple[Any, str]] = [
+    (b"not json\n", "is not JSON"),
+    (b'{"type": "user",\n', "is not JSON"),
+    (b"[1, 2]\n", "is not a JSON object"),
+    (b"\xff\xfe\x00\n", "is not UTF-8"),
+    (b"\x00" * 300 + b"\n", "is not JSON"),
+    (b'{"a":' * 100_000 + b"\n", "nests too deeply"),
+    (b'{"type":"user","n":' + b"9" * 5000 + b"}\n", "is not JSON"),
+    (line(type=...), "has no type"),
+    (line(type=7), "type is not text"),
+    (line(uuid=...), "has no uuid"),
+    (line(uuid=12), "uuid is not text"),
+    (line(uuid=""), "uuid is empty"),
+    (line(uuid="u" * 1000), "uuid is longer"),
+    (line(uuid="\ud800"), "lone surrogate"),
+    (line(sessionId=["s"]), "sessionId is not text"),
+    (line(cwd={"a": 1}), "cwd is not text"),
+    (line(timestamp=...), "has no timestamp"),
+    (line(timestamp=1771230000), "timestamp is not text"),
+    (line(timestamp="yesterday"), "is not ISO 8601"),
+    (line(timestamp="0001-01-01T00:00:00+14:00"), "is not ISO 8601"),
+    (line(message=...), "has no message"),
+    (line(message="text"), "message is not an object"),
+    (line(message={"role": 5, "content": "x"}), "role is not text"),
+    (line(message={"role": "user"}), "has no content"),
+    (line(message={"role": "user", "content": 5}), "content is neither"),
+    (line(message={"role": "user", "content": ["x"]}), "a block that is not an object"),
+    (line(message={"role": "user", "content": "\ud83d"}), "lone surrogate"),
+    (line(message={"role": "user", "content": [{"n": 2**63}]}), "does not fit 64 bits"),
+    (line(message={"role": "user", "content": [{"n": float("nan")}]}), "is not a JSON number"),
+    (line(message={"role": "user", "content": [{"a\0b": 1}]}), "NUL"),
+    (line(message={"role": "user", "content": [json.loads('{"a":' * 90 + "1" + "}" * 90)]}), "nests deeper"),
+]
+
+
+@pytest.mark.parametrize(("bad", "reason"), BAD)
+def test_a_bad_line_is_told_by_its_number_and_its_reason(root: Path, bad: object, reason: str) -> None:
     path = write(root, line(1), bad, line(2))
+    now = datetime.now(UTC)
+    [found] = ClaudeCode().find(root, lambda path, error: pytest.fail(f"{path}: {error}"))
+
+    with path.open("rb") as file:
+        portion = ClaudeCode().parse(file, found, Position(), Limits(100, 10**9, 10**7, now, now))
+
+    assert len(portion.messages) == 2
+    [problem] = portion.malformed
+    assert problem.line == 2
+    assert reason in problem.reason
+
+
+async def test_bad_lines_are_counted_logged_and_skipped(run: Run, root: Path, memory: Database) -> None:
+    path = write(root, line(1), *(bad for bad, _ in BAD), line(2))
 
     with capture_logs() as logs:
-        counts = await run()
+        counts = await run(max_logged=100)
 
-    assert (counts["inserted"], counts["malformed"]) == (2, 1)
-    [log] = [log for log in logs if log["event"] == "line.skipped"]
-    assert (log["path"], log["line"]) == (str(path.resolve()), 2)
-    assert reason in log["reason"]
+    assert (counts["inserted"], counts["malformed"]) == (2, len(BAD))
+    skipped = [log for log in logs if log["event"] == "line.skipped"]
+    assert [(log["path"], log["line"]) for log in skipped] == [
+        (str(path.resolve()), number) for number in range(2, 2 + len(BAD))
+    ]
     assert await memory.messages.count_documents({}) == 2
 
 
