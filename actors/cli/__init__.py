@@ -9,7 +9,7 @@ whole_program: ContextVar[bool] = ContextVar("whole_program", default=False)
 
 def main() -> None:
     """Run the command line; ends the process. Exit codes: see ``actors/cli/failure.py``."""
-    whole_program.set(True)
+    mark = whole_program.set(True)
     try:
         from actors.cli.app import app
 
@@ -21,3 +21,5 @@ def main() -> None:
         from actors.cli.failure import report
 
         sys.exit(report(error))
+    finally:
+        whole_program.reset(mark)

@@ -64,18 +64,20 @@ class MemoryConsumer(Consumer):
         tag = next(self._tags)
         self._held[tag] = message
         publication = message.publication
-        self._on_delivery(
-            Delivery(
-                body=publication.body,
-                headers=dict(publication.headers),
-                routing_key=publication.task_type,
-                message_id=message.message_id,
-                content_type="application/json",
-                queue=self._queue.name,
-                received_at=received_at,
-                tag=(self, tag),
-            )
+        delivery = Delivery(
+            body=publication.body,
+            headers=dict(publication.headers),
+            routing_key=publication.task_type,
+            message_id=message.message_id,
+            content_type="application/json",
+            queue=self._queue.name,
+            received_at=received_at,
+            tag=(self, tag),
         )
+        try:
+            self._on_delivery(delivery)
+        except Exception:
+            self._broker.log.exception("consumer.callback_failed", queue=self._queue.name)
 
     async def ack(self, deliveries: Sequence[Delivery]) -> None:
         self._take_back(deliveries)
@@ -100,7 +102,7 @@ class MemoryBroker(Broker):
 
     def __init__(self, clock: Clock, log: FilteringBoundLogger | None = None) -> None:
         self._clock = clock
-        self._log: FilteringBoundLogger = log or structlog.get_logger()
+        self.log: FilteringBoundLogger = log or structlog.get_logger()
         self._opened = False
         self._queues: dict[str, _Queue] = {}
         self._routes: dict[str, list[_Queue]] = {}

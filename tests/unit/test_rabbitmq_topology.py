@@ -1,13 +1,15 @@
 """The topology and the address: pure functions."""
 
 from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from service.broker.names import Names
 from service.broker.port import DELAY_LADDER, rung
 from service.broker.rabbitmq.address import parse_address
-from service.broker.rabbitmq.link import Backoff
+from service.broker.rabbitmq.link import Backoff, _check_version
 from service.broker.rabbitmq.topology import Binding, Topology, topology
 from service.errors import ConfigError
 
@@ -103,6 +105,28 @@ def test_what_is_no_address_is_refused_without_being_repeated(url: str) -> None:
 
     assert "heim" not in str(refused.value)
     assert refused.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    ("properties", "fits"),
+    [
+        ({"product": "RabbitMQ", "version": "3.9.29"}, False),
+        ({"product": "RabbitMQ", "version": "3.10.0"}, True),
+        ({"product": "RabbitMQ", "version": "4.0.5"}, True),
+        ({"product": "RabbitMQ", "version": "next"}, True),
+        ({"product": "LavinMQ", "version": "2.1.0"}, True),
+        ({}, True),
+    ],
+)
+def test_a_broker_that_is_too_old_is_refused(properties: dict[str, str], fits: bool) -> None:
+    connection: Any = SimpleNamespace(server_properties=properties)
+    address = parse_address("amqp://broker/")
+
+    if fits:
+        _check_version(connection, address)
+    else:
+        with pytest.raises(ConfigError, match=r"3\.9\.29.*3\.10 or later"):
+            _check_version(connection, address)
 
 
 def test_waits_between_attempts_grow_to_five_seconds_and_start_again() -> None:

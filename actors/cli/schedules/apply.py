@@ -32,7 +32,7 @@ def apply(
 ) -> None:
     """Make the schedules those of a file, all or nothing; the plan is shown first.
 
-    The file is {"schedules": [{"id", "task_type", "schedule", "args", "enabled"}]}; see docs/cli.md.
+    The file is {"schedules": [{"id", "task_type", "schedule", "args", "enabled"}]}; see docs/schedules.md.
     """
     file = load_file(path)
     owner = source if source is not None else default_source(path)

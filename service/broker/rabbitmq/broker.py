@@ -95,9 +95,13 @@ class RabbitBroker(Broker):
         return consumer
 
     async def depth(self, queue: str) -> int:
-        count = await self._admin.message_count(self._queue_name(queue))
-        if count is None:
-            await self._redeclare()
+        try:
+            count = await self._admin.message_count(self._queue_name(queue))
+            if count is None and (queue in self._types or queue in {INTAKE, DEAD}):
+                await self._redeclare()
+        except ConfigError as exc:
+            # It was right when we opened: someone is changing it, and may be about to change it back.
+            raise BrokerUnavailable(str(exc)) from exc
         return count or 0
 
     def emit(self, event: Event) -> None:

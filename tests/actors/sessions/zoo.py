@@ -85,7 +85,7 @@ async def fill(database: Database) -> None:
     await database.command({"insert": "every", "documents": [OLD_TYPES]})
     await database.every.insert_one({"_id": "stamped", "inner": {"at": Timestamp(0, 0)}})
     await database.every.update_one({"_id": "stamped"}, {"$set": {"at": Timestamp(0, 0)}})
-    await database.large.insert_many([{"_id": n, "bytes": bytes((16 - 8 * n) * 1024 * 1024 - 40)} for n in range(2)])
+    await database.large.insert_many([{"_id": n, "bytes": bytes((16 - 13 * n) * 1024 * 1024 - 40)} for n in range(2)])
     await database.many.insert_many([{"n": n, "text": f"line {n} " * (n % 30)} for n in range(3000)])
     await database.create_collection("empty")
     await database.create_collection("capped", capped=True, size=100_000, max=50)

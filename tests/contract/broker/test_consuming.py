@@ -138,6 +138,22 @@ async def test_consumers_of_one_queue_share_it(broker: Broker) -> None:
     assert sorted(numbers(await one.take(5) + await other.take(5))) == list(range(10))
 
 
+async def test_a_callback_that_fails_costs_no_other_delivery(broker: Broker) -> None:
+    inbox = Inbox()
+
+    def fail_once(delivery: Delivery) -> None:
+        if delivery.body == b"0":
+            raise ZeroDivisionError
+        inbox(delivery)
+
+    consumer = await broker.consume("report", 10, fail_once)
+
+    await publish(broker, 3)
+
+    assert numbers(await inbox.take(2)) == [1, 2]
+    assert consumer.alive
+
+
 async def test_a_type_without_a_queue_cannot_be_consumed(broker: Broker) -> None:
     with pytest.raises(ConfigError, match=r"nobody\.knows\.it"):
         await broker.consume("nobody.knows.it", 1, Inbox())
