@@ -32,12 +32,11 @@ DRIVERS = {
 ADAPTERS = {
     "service.store.mongo": (
         "service/store/mongo/",
-        "service/testing.py",
         "actors/composition.py",
         "actors/embedded.py",
     ),
-    "service.broker.rabbitmq": ("service/broker/rabbitmq", "service/testing.py", "actors/composition.py"),
-    "service.broker.memory": ("service/broker/memory", "service/testing.py", "actors/composition.py"),
+    "service.broker.rabbitmq": ("service/broker/rabbitmq", "actors/composition.py"),
+    "service.broker.memory": ("service/broker/memory", "actors/testing.py", "actors/composition.py"),
 }
 """Adapter → the only places that name it; everybody else knows its port."""
 

@@ -40,7 +40,7 @@ class BackupParams(Model):
     directories: tuple[Path, ...] = Field((), description="Folders.")
     folder: Path | None = Field(None, description="Where backups are kept; null: `backups` in VERGER_DATA_DIR.")
     keep: int = Field(7, ge=1, description="Newest backups of each target that are kept.")
-    preset: int = Field(3, ge=0, le=9, description="xz preset: 0 is fast, 9 is small and takes 700 MB of memory.")
+    preset: int = Field(1, ge=0, le=9, description="xz preset: 0 is fast, 9 is small and takes 700 MB of memory.")
     force: bool = Field(False, description="Make one even if today's (UTC) exists.")
     max_delete_ratio: float = Field(0.5, ge=0, le=1, description="Rotation removes at most this part of all backups.")
     force_rotation: bool = Field(False, description="Rotate past that part: after `keep` was lowered.")

@@ -43,6 +43,8 @@ JSON = json_util.JSONOptions(
 )
 """Extended JSON that keeps every type of BSON."""
 
+BATCH_BYTES = 4 * 1024 * 1024
+"""Read at once, about; the server by itself would send 16 MiB."""
 BUCKETS = "system.buckets."
 FOLDER = "mongodb"
 SNAPSHOT_TRIES = 3
@@ -196,7 +198,7 @@ async def _copy(database: Database, draft: Draft, listed: Listed, instant: _Inst
 
 async def _copy_documents(database: Database, name: str, spool: Path, instant: _Instant, draft: Draft) -> int:
     """Write the documents one after the other, as they are; answers how many."""
-    documents, cursor_id = 0, 0
+    documents, written, cursor_id = 0, 0, 0
     find: Document = {"find": name, "readConcern": instant.read_concern()}
     out = await in_thread(spool.open, "wb")
     try:
@@ -208,11 +210,12 @@ async def _copy_documents(database: Database, name: str, spool: Path, instant: _
                 while True:
                     cursor_id = reply["cursor"]["id"]
                     count, size = await in_thread(_write_documents, out, reply["cursor"], batch)
-                    documents += count
+                    documents, written = documents + count, written + size
                     await draft.advance(size)
                     if not cursor_id:
                         return documents
-                    more = {"getMore": cursor_id, "collection": name}
+                    wanted = max(1, BATCH_BYTES * documents // max(1, written))
+                    more = {"getMore": cursor_id, "collection": name, "batchSize": wanted}
                     reply, batch = await database.command(more, codec_options=RAW, session=session), "nextBatch"
             finally:
                 if cursor_id:

@@ -17,7 +17,7 @@ from service.errors import Conflict, NotFound, StoreUnavailable, VergerError
 
 BATCH_BYTES = 8 * 1024 * 1024
 """Of documents in one insert; one alone may have 16 MiB."""
-BATCH_DOCUMENTS = 1000
+BATCH_DOCUMENTS = 10_000
 SERVERS_OWN = frozenset({"admin", "local", "config"})
 DURABLE = {"w": "majority"}
 _NO_TIME = Timestamp(0, 0)
@@ -139,7 +139,9 @@ class _Restore:
             raise RestoreFailed(f"{self._target.name}.{entry.name} has {count} documents, not {entry.documents}")
 
     async def _insert(self, name: str, documents: Sequence[RawBSONDocument]) -> None:
-        plain = [document for document in documents if not _has_empty_timestamp(document)]
+        stamped = [document for document in documents if _has_empty_timestamp(document)]
+        apart = set(map(id, stamped))
+        plain = [document for document in documents if id(document) not in apart] if stamped else documents
         if plain:
             reply = await self._target.command(
                 {
@@ -152,9 +154,8 @@ class _Restore:
                 }
             )
             self._refuse(name, reply)
-        for document in documents:
-            if _has_empty_timestamp(document):
-                await self._put(name, document)
+        for document in stamped:
+            await self._put(name, document)
 
     async def _put(self, name: str, document: RawBSONDocument) -> None:
         # An insert would fill in the server's time; what a pipeline computes is taken as it is.

@@ -106,13 +106,16 @@ class MongoSchedules(Schedules):
             for name, info in Schedule.model_fields.items()
             if name != "id" and (info.alias or name) not in edit and (info.alias or name) not in _ENGINE_FIELDS
         }
-        result = await self._schedules.update_one(
-            {"_id": schedule.id, "revision": schedule.revision},
-            {"$set": edit, **({"$unset": absent} if absent else {})},
-            session=session,
-        )
-        if result.matched_count == 0:
-            raise Conflict(f"schedule {schedule.id!r} was changed meanwhile; look again")
+        which = {"_id": schedule.id, "revision": schedule.revision}
+        # Where the times stay as they are, so does the next one: a fire since the reading has moved it on.
+        same_times = {name: edit[name] for name in ("schedule", "timezone", "enabled")}
+        for filter_, left_alone in ((which | same_times, "nextFireAt"), (which, None)):
+            update = {"$set": {name: value for name, value in edit.items() if name != left_alone}}
+            if gone := {name: "" for name in absent if name != left_alone}:
+                update["$unset"] = gone
+            if (await self._schedules.update_one(filter_, update, session=session)).matched_count:
+                return
+        raise Conflict(f"schedule {schedule.id!r} was changed meanwhile; look again")
 
     # ---- fires -------------------------------------------------------------------------------------------------------
 

@@ -94,6 +94,20 @@ async def test_an_edit_leaves_alone_what_the_engine_keeps(store: Store) -> None:
     assert after.revision == before.revision + 1
 
 
+async def test_an_edit_that_keeps_the_times_never_brings_a_fired_instant_back(store: Store) -> None:
+    """Read, fired meanwhile, written: the next time is that of the fire, unless the edit changes the times."""
+    [read] = await kept(store, a_schedule())
+    held = await begin(store, read)
+    assert held is not None
+
+    await store.schedules.write([read.model_copy(update={"task_body": {"new": True}})])
+    after = await look_at(store)
+    assert (after.task_body, after.next_fire_at) == ({"new": True}, held.next_fire_at)
+
+    await store.schedules.write([after.model_copy(update={"schedule": "@every 7s", "next_fire_at": now() + MINUTE})])
+    assert (await look_at(store)).next_fire_at < now() + HOUR - MINUTE
+
+
 async def test_an_open_fire_outlives_an_edit(store: Store) -> None:
     held = await begun(store)
 
@@ -292,7 +306,7 @@ async def test_p17_an_overlap_skip_is_counted_with_the_clear_once(store: Store) 
 async def test_p17_a_clear_that_comes_late_leaves_the_next_fire_alone(store: Store) -> None:
     first = await begun(store)
     await store.schedules.end_fires([FireEnd(first, "fire:s@1")])
-    [schedule] = await kept(store, a_schedule(revision=first.revision))
+    [schedule] = await kept(store, a_schedule(revision=first.revision, schedule="@hourly"))
     second = await begin(store, schedule)
     assert second is not None
 
