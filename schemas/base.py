@@ -3,10 +3,10 @@
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, PlainSerializer
 from pydantic.alias_generators import to_camel
 
-from schemas.duration import parse_duration
+from schemas.duration import exact_duration, parse_duration
 
 LAST_YEAR = 8999
 """A thousand years before the calendar of ``datetime`` ends: adding a delay to a stranger's instant cannot fail."""
@@ -35,7 +35,13 @@ def _not_negative(span: timedelta) -> timedelta:
 
 
 Instant = Annotated[AwareDatetime, AfterValidator(to_instant)]
-Duration = Annotated[timedelta, BeforeValidator(_duration), AfterValidator(_not_negative)]
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(_duration),
+    AfterValidator(_not_negative),
+    PlainSerializer(exact_duration, when_used="json"),
+]
+"""Written as ``1h30m``: pydantic's own form counts years, which have no fixed length."""
 
 
 class Model(BaseModel):

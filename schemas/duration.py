@@ -11,6 +11,7 @@ _ISO = re.compile(
 _SHORT = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhdw])", re.ASCII)
 _UNITS = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _LONGEST = 60
+_EXACT_UNITS = (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1))
 
 
 def parse_duration(text: str) -> timedelta:
@@ -61,3 +62,14 @@ def format_duration(span: timedelta) -> str:
         if amount:
             pieces.append(f"{amount}{unit}")
     return "".join(pieces[:2])
+
+
+def exact_duration(span: timedelta) -> str:
+    """The short form without a loss, for whole milliseconds: ``1h30m``, ``250ms``."""
+    left = span // timedelta(milliseconds=1)
+    pieces = []
+    for unit, size in _EXACT_UNITS:
+        amount, left = divmod(left, size)
+        if amount:
+            pieces.append(f"{amount}{unit}")
+    return "".join(pieces) or "0s"

@@ -46,7 +46,7 @@ def plan_fire(trigger: Trigger, due: datetime, now: datetime, misfire: Misfire, 
     """
     now = max(due, now)  # the store says it is due; a local clock may still be a little behind
     match misfire:
-        case Misfire.COALESCE | Misfire.SKIP if _on_time(trigger, due, now, ON_TIME[misfire] if grace is None else grace):
+        case Misfire.COALESCE | Misfire.SKIP if _on_time(trigger, due, now, _grace(misfire, grace)):
             return FirePlan(due, trigger.next_after(due), 0)
         case Misfire.COALESCE:
             return FirePlan(due, trigger.next_after(now), _count(trigger, due, now))
@@ -93,6 +93,10 @@ def _first_owed(trigger: Trigger, due: datetime, now: datetime, grace: timedelta
     if _count(trigger, first, now, CATCH_UP) < CATCH_UP:
         return first
     return _last_fires(trigger, first, now, CATCH_UP)[0]
+
+
+def _grace(misfire: Misfire, grace: timedelta | None) -> timedelta:
+    return ON_TIME[misfire] if grace is None else grace
 
 
 def _on_time(trigger: Trigger, due: datetime, now: datetime, grace: timedelta) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from schemas.duration import exact_duration
 from schemas.schedule import Schedule, ScheduleEntry, ScheduleFile
 from service.errors import InvalidSchedule
 
@@ -21,7 +22,6 @@ _SPELLED: dict[int | str, str] = {
     info.alias: name for name, info in ScheduleEntry.model_fields.items() if info.alias is not None
 }
 """The other spelling of a key → that of a file."""
-_UNITS = (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1))
 _SAID = {
     "missing": ("is missing", "add it"),
     "model_type": ("is not an object", "write {…}"),
@@ -101,17 +101,6 @@ def _entry_json(entry: ScheduleEntry) -> dict[str, Any]:
             # Exactly, and in the form that people write: pydantic's own may count in years, which are none here.
             content[name] = exact_duration(value) if isinstance(value, timedelta) else value
     return content
-
-
-def exact_duration(span: timedelta) -> str:
-    """The short form without a loss, for whole milliseconds: ``1h30m``, ``250ms``."""
-    left = span // timedelta(milliseconds=1)
-    pieces = []
-    for unit, size in _UNITS:
-        amount, left = divmod(left, size)
-        if amount:
-            pieces.append(f"{amount}{unit}")
-    return "".join(pieces) or "0s"
 
 
 def _parsed(data: bytes) -> Any:

@@ -32,7 +32,7 @@ def dev(
 
     Starts a private MongoDB in VERGER_DATA_DIR unless VERGER_MONGODB_URL names one, and keeps the queues in memory
     unless VERGER_AMQP_URL names a broker. The schedules file decides: what it created earlier and does not say any more
-    is deleted.
+    is deleted, and what is new runs once at the start.
     """
     settings = _settings(sessions)
     set_up_logs(settings, log_format="console")
@@ -44,6 +44,9 @@ def dev(
 
     async def ready(app: App) -> None:
         plan = None if file is None else await _apply(app, file, default_source(schedules or ""))
+        # What is new runs once now: whoever starts this for the first time sees its work, not its clock.
+        for schedule in plan.create if plan is not None else ():
+            await app.client.run_schedule(schedule)
         note(banner(app, plan, schedules))
 
     raise typer.Exit(asyncio.run(serve(settings, list(Role), ready)))

@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 
 from actors.cli.options import Json
 from actors.cli.output import print_json, table
-from service.schedule_file import exact_duration
+from schemas.duration import exact_duration
 from service.settings import PREFIX, Settings, hide_password, load_settings
 
 HEAD = """# Configuration

@@ -40,7 +40,8 @@ MOST_CLAIMED = 250
 
 
 def slots_of(handler: Handler, settings: Settings) -> int:
-    """How many runs of a type one worker has at once; a plain function takes a thread each, so fewer unless it says so."""
+    """How many runs of a type one worker has at once; a plain function takes a thread each, so fewer unless it says
+    so."""
     if handler.concurrency is not None:
         return handler.concurrency
     return settings.concurrency if handler.is_async else min(settings.concurrency, THREAD_SLOTS)

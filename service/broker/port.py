@@ -1,4 +1,5 @@
-"""What the engine asks of a broker. The broker is the doorbell: it may lose or repeat a message; the store is the truth."""
+"""What the engine asks of a broker. The broker is the doorbell: it may lose or repeat a message; the store is the
+truth."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -67,7 +68,8 @@ class Consumer(Protocol):
 
     @abstractmethod
     async def ack(self, deliveries: Sequence[Delivery]) -> None:
-        """Done with these. Batched; on a lost connection it does nothing: the broker will deliver again. Never raises Unavailable."""
+        """Done with these. Batched; on a lost connection it does nothing: the broker will deliver again. Never raises
+        Unavailable."""
 
     @abstractmethod
     async def requeue(self, deliveries: Sequence[Delivery]) -> None:
@@ -75,7 +77,8 @@ class Consumer(Protocol):
 
     @abstractmethod
     async def cancel(self) -> None:
-        """Take no more. What is in hand stays in hand, and can still be acked or requeued. Bounded in time; never raises Unavailable."""
+        """Take no more. What is in hand stays in hand, and can still be acked or requeued. Bounded in time; never
+        raises Unavailable."""
 
     @property
     @abstractmethod
@@ -86,15 +89,19 @@ class Consumer(Protocol):
 class Broker(Protocol):
     """Publish, consume, look.
 
-    All names come from ``service/broker/names.py``. Every call is bounded in time. After ``open`` the adapter reconnects by
-    itself, redeclares the topology and resumes its consumers; a consumer that died although the connection lives is rebuilt.
+    All names come from ``service/broker/names.py``. Every call is bounded in time. After ``open`` the adapter
+    reconnects by
+    itself, redeclares the topology and resumes its consumers; a consumer that died although the connection lives is
+    rebuilt.
     """
 
     @abstractmethod
     async def open(self, types: Mapping[str, Sequence[str]]) -> None:
-        """Connect and declare everything: the queues of ``types`` (task type → aliases), delays, intake, dead letters, events, control.
+        """Connect and declare everything: the queues of ``types`` (task type → aliases), delays, intake, dead letters,
+        events, control.
 
-        Repeats quietly what exists. Raises BrokerUnavailable when the server cannot be reached within a few seconds, and
+        Repeats quietly what exists. Raises BrokerUnavailable when the server cannot be reached within a few seconds,
+        and
         ConfigError when what exists has other arguments or permissions are missing.
         """
 
@@ -106,7 +113,8 @@ class Broker(Protocol):
     async def publish(self, publications: Sequence[Publication]) -> list[bool]:
         """Send all, pipelined; True for each that the broker confirmed and could route.
 
-        False: not confirmed (refused, returned, link lost, or no answer in time); it may still arrive. Never raises Unavailable:
+        False: not confirmed (refused, returned, link lost, or no answer in time); it may still arrive. Never raises
+        Unavailable:
         the caller's record in the store brings back what is lost. The reason is logged.
         """
 
@@ -114,7 +122,8 @@ class Broker(Protocol):
     async def consume(self, queue: str, prefetch: int, on_delivery: Callable[[Delivery], None]) -> Consumer:
         """Subscribe to the queue of a task type, or to ``INTAKE``. At most ``prefetch`` are in hand at once.
 
-        ``on_delivery`` is called in the event loop's thread, must not block and must not raise. Raises BrokerUnavailable.
+        ``on_delivery`` is called in the event loop's thread, must not block and must not raise. Raises
+        BrokerUnavailable.
         """
 
     @abstractmethod
@@ -126,7 +135,8 @@ class Broker(Protocol):
 
     @abstractmethod
     def emit(self, event: Event) -> None:
-        """Send an event: unconfirmed, best effort, never waits. A full buffer drops it and counts (``events_dropped``)."""
+        """Send an event: unconfirmed, best effort, never waits. A full buffer drops it and counts
+        (``events_dropped``)."""
 
     @property
     @abstractmethod

@@ -9,12 +9,13 @@ from hypothesis import given, strategies as st
 from pydantic import BaseModel
 
 from actors import actor
+from schemas.duration import exact_duration
 from schemas.schedule import Misfire, Overlap, Schedule, ScheduleFile
 from service import timetable
 from service.errors import Conflict, InvalidSchedule, NotFound
 from service.registry import Registry
 from service.schedule_entry import Rules, to_schedule
-from service.schedule_file import MAX_FILE_BYTES, exact_duration, file_from, read_file, to_entry, to_file
+from service.schedule_file import MAX_FILE_BYTES, file_from, read_file, to_entry, to_file
 from service.store.port import Schedules
 from service.timetable import Plan, Timetable, edited, paused, resumed
 

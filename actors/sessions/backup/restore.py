@@ -174,9 +174,7 @@ class _Restore:
 
     async def _indexes(self, name: str, indexes: Sequence[Document]) -> None:
         wanted = [
-            {key: value for key, value in index.items() if key != "ns"}
-            for index in indexes
-            if index["name"] != "_id_" and not index.get("clustered")
+            {key: value for key, value in index.items() if key != "ns"} for index in indexes if index["name"] != "_id_"
         ]
         if wanted:
             await self._target.command({"createIndexes": name, "indexes": wanted, "writeConcern": DURABLE})

@@ -45,7 +45,8 @@ class ControlFeed:
         await self._feed.open()
 
     async def rebind(self) -> None:
-        """Bind the queue again, after the exchange was declared again; it may be a new one. Never raises Unavailable."""
+        """Bind the queue again, after the exchange was declared again; it may be a new one. Never raises
+        Unavailable."""
         channel = self._feed.channel
         if channel is not None and self._queue:
             # If the queue is gone too, this costs the channel, and the feed makes both anew.
