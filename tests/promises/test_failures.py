@@ -201,21 +201,19 @@ async def test_the_database_is_killed_under_load_and_nothing_is_lost(
     await installation.client.enqueue_many([NewTask("test.noop", {"n": n}) for n in range(50)])
     letters = [("test.noop", message(id=f"foreign-{n}", taskBody={}), None) for n in range(200)]
 
+    def outages() -> list[dict[str, Any]]:
+        names = ("store.unavailable", "duty.postponed", "heartbeat.failed")
+        return [line for line in process.log() if line.get("event") in names]
+
     mongo_server.kill()
     installation.publish(*letters)
-    await asyncio.sleep(2)
+    await installation.until(lambda: bool(outages()), "the outage to be logged")
     await mongo_server.restart()
     await installation.all_finished(250, 120)
 
     assert installation.tasks.count_documents({"status": "completed"}) == 250
     assert process.alive
-    outages = [
-        line
-        for line in process.log()
-        if line.get("event") in ("store.unavailable", "duty.postponed", "heartbeat.failed")
-    ]
-    assert outages
-    assert all("127.0.0.1" in line["error"] for line in outages)
+    assert all("127.0.0.1" in line["error"] for line in outages())
 
 
 @pytest.mark.parametrize("server", ["mongo_server", "rabbit_server"])

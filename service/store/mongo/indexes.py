@@ -11,7 +11,7 @@ def _present(field: str) -> dict[str, dict[str, bool]]:
 
 
 TASKS = [
-    # The status is the same in every key, but without it here the server would fetch each document to compare it.
+    # The status is the same in every key; were it not there, the server would fetch each document to compare it.
     IndexModel(
         [("status", ASCENDING), ("taskType", ASCENDING), ("relayAt", ASCENDING), ("_id", ASCENDING)],
         name="relay",

@@ -34,10 +34,10 @@ class MongoUpkeep(Upkeep):
 
     async def relay_heads(self) -> dict[str, datetime]:
         async def read() -> dict[str, datetime]:
-            # A distinct scan, one key for each type: only with a range for every field of the index up to relayAt.
+            # A distinct scan, one key for each type, as long as the index alone answers everything.
             cursor = self._tasks.aggregate(
                 [
-                    {"$match": {"status": "pending", "taskType": {"$gt": ""}, "relayAt": {"$gt": _EPOCH}}},
+                    {"$match": {"status": "pending", "relayAt": {"$gt": _EPOCH}}},
                     {"$sort": {"taskType": 1, "relayAt": 1}},
                     {"$group": {"_id": "$taskType", "at": {"$first": "$relayAt"}}},
                 ],

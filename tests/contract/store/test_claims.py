@@ -7,6 +7,8 @@ import pytest
 
 from schemas.task import TaskStatus
 from service.states import Seen
+from service.store.mongo import MongoStore
+from service.store.mongo.claims import note_request
 from service.store.port import ClaimAnswer, Claimed, ClaimRequest, Deduplicated, Known, Rejected, Store
 from tests.contract.store.conftest import Adapter
 from tests.contract.store.steps import (
@@ -236,6 +238,17 @@ async def test_p4_a_message_that_comes_twice_is_no_request_to_itself(
 
     assert await ask(store, request, neighbours) == Known()
     assert not (await look(store)).again
+
+
+async def test_p4_a_request_is_never_noted_on_its_own_task(store: Store) -> None:
+    """Between a refusal and the look at who holds the live key, the same message may have got through elsewhere."""
+    assert isinstance(store, MongoStore)
+    task = await running(store, live_key="name:n")
+
+    noted = await note_request(store._database, store.clock, "name:n", asked_by="a", ask_again=True)
+
+    assert noted == Known()
+    assert await look(store) == task
 
 
 async def test_p4_two_messages_of_one_live_key_in_a_batch_make_one_task(store: Store) -> None:

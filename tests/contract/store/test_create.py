@@ -5,19 +5,26 @@ from typing import Any
 
 import pytest
 
+from schemas.outcome import Completed
 from schemas.task import TaskStatus
 from service.errors import PayloadRefused
-from service.store.port import Created, Store
+from service.store.mongo import claims, tasks
+from service.store.port import Claimed, Created, Store
+from tests.conftest import DatabaseClient
 from tests.contract.store.conftest import Adapter
 from tests.contract.store.steps import (
     HOUR,
     SECOND,
+    a_schedule,
     a_task,
     dead,
     finished,
+    foreign,
+    kept,
     look,
     now,
     running,
+    settle,
     some_tasks,
 )
 from tests.contract.store.test_claims import UNSTORABLE
@@ -133,6 +140,45 @@ async def test_p4_a_request_to_a_running_task_is_noted(store: Store) -> None:
     assert answer == Created(live, created=False, by="live_key")
     assert live.again
     assert [(line.event, line.reason) for line in live.history] == [("asked again", "by a")]
+
+
+@pytest.mark.parametrize("way", ["created", "claimed", "claimed in a batch"])
+async def test_p4_a_live_task_that_ends_between_the_refusal_and_the_note_is_no_obstacle(
+    store: Store, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    live = await running(store, "live", live_key="name:n")
+    module = tasks if way == "created" else claims
+    note = module.note_request
+
+    async def late(*what: Any, **more: Any) -> Any:
+        await settle(store, live, Completed())
+        return await note(*what, **more)
+
+    monkeypatch.setattr(module, "note_request", late)
+    request = a_task(live_key="name:n")
+    if way == "created":
+        assert await store.tasks.create([request]) == [Created(request, created=True)]
+    else:
+        others = [foreign(task) for task in some_tasks(2)] if way == "claimed in a batch" else []
+        assert isinstance((await store.claims.claim([foreign(request), *others], "w1"))[0], Claimed)
+
+    assert (await look(store)).live_key == "name:n"
+    assert (await look(store, "live")).status is TaskStatus.COMPLETED
+
+
+async def test_a_field_of_a_newer_version_is_left_out(
+    store: Store, emptied_database: str, database_client: DatabaseClient
+) -> None:
+    """While a new version is rolled out, the old one reads what the new one has written."""
+    task = a_task()
+    await store.tasks.create([task])
+    [schedule] = await kept(store, a_schedule())
+    database = database_client[emptied_database]
+    for collection in ("tasks", "schedules"):
+        database[collection].update_many({}, {"$set": {"fromTheFuture": {"a": 1}}})
+
+    assert await look(store) == task
+    assert await store.schedules.all() == [schedule]
 
 
 async def test_p19_a_fire_that_overlaps_asks_for_nothing(store: Store) -> None:

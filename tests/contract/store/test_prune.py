@@ -2,10 +2,15 @@
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
+
+import pytest
 
 from schemas.outcome import Cancelled, Completed, Discarded
 from schemas.task import TaskStatus
+from service.store.mongo import MongoStore
 from service.store.port import FireEnd, RelayMove, Retention, Store
+from tests.conftest import DatabaseClient
 from tests.contract.store.steps import (
     AT_ONCE,
     HOUR,
@@ -16,6 +21,7 @@ from tests.contract.store.steps import (
     claim,
     dead,
     end,
+    failed,
     finished,
     kept,
     look,
@@ -137,6 +143,31 @@ async def test_p14_the_tasks_of_an_open_fire_stay(store: Store) -> None:
 
     await store.schedules.end_fires([FireEnd(held, None)])
     assert await store.upkeep.prune(RULES, now() + 2 * DAY, 100) == {TaskStatus.COMPLETED: 1}
+
+
+@pytest.mark.parametrize("until", ["it runs", "it is a dead letter again"])
+async def test_p14_what_was_replayed_since_the_look_stays(
+    store: Store, emptied_database: str, database_client: DatabaseClient, monkeypatch: pytest.MonkeyPatch, until: str
+) -> None:
+    assert isinstance(store, MongoStore)
+    await dead(store)
+    long_ago = {"$set": {"finishedAt": now() - 40 * DAY}}
+    database_client[emptied_database]["tasks"].update_one({"_id": "a"}, long_ago)
+    delete = store.upkeep._delete
+
+    async def late(ids: list[str], *which: Any) -> int:
+        if ids:
+            await store.tasks.replay("a", now())
+            [task] = await claim(store, "a")
+            if until == "it is a dead letter again":
+                await store.claims.settle([end(task, failed(None))])
+                await store.upkeep.relay_move([RelayMove(await look(store), None)])
+        return await delete(ids, *which)
+
+    monkeypatch.setattr(store.upkeep, "_delete", late)
+
+    assert await store.upkeep.prune(RULES, now(), 100) == {}
+    assert (await look(store)).fence == 2
 
 
 async def test_p16_after_a_prune_the_fence_starts_again(store: Store) -> None:

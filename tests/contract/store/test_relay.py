@@ -1,6 +1,7 @@
 """What relay looks at: the store is the outbox."""
 
 import asyncio
+from dataclasses import replace
 from datetime import datetime
 
 import pytest
@@ -18,6 +19,8 @@ from tests.contract.store.steps import (
     an_error,
     claim,
     dead,
+    end,
+    failed,
     finished,
     look,
     now,
@@ -153,6 +156,19 @@ async def test_p13_a_task_that_was_claimed_or_moved_meanwhile_is_not_given_up(st
         before = await look(store, task.id)
         assert not await store.upkeep.give_up(task, "unknown_type", "", now())
         assert await look(store, task.id) == before
+
+
+async def test_p13_a_task_that_has_failed_meanwhile_is_not_given_up(store: Store) -> None:
+    pending = a_task()
+    await store.tasks.create([pending])
+    [task] = await claim(store, "a")
+    await store.claims.settle([replace(end(task, failed(None)), relay_at=pending.relay_at)])
+    dead_letter = await look(store)
+    assert dead_letter.relay_at == pending.relay_at
+
+    assert not await store.upkeep.give_up(pending, "unknown_type", "", now())
+
+    assert await look(store) == dead_letter
 
 
 async def test_p13_a_message_that_is_no_task_is_kept_once(store: Store) -> None:

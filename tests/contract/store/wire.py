@@ -24,18 +24,19 @@ class Wire:
     _command: str = ""
     _after: bool = False
     _left: float = 0
+    _skip: int = 0
 
     @property
     def url(self) -> str:
         return f"mongodb://127.0.0.1:{self.port}/?directConnection=true&serverMonitoringMode=poll"
 
-    def lose_requests(self, command: str, times: float = FOR_EVER) -> None:
+    def lose_requests(self, command: str, *, times: float = FOR_EVER, skip: int = 0) -> None:
         """Cut the connection when this command comes: the server never sees it."""
-        self._command, self._after, self._left = command, False, times
+        self._command, self._after, self._left, self._skip = command, False, times, skip
 
-    def lose_replies(self, command: str, times: float = FOR_EVER) -> None:
+    def lose_replies(self, command: str, *, times: float = FOR_EVER, skip: int = 0) -> None:
         """Cut the connection when the server has executed this command and answers it."""
-        self._command, self._after, self._left = command, True, times
+        self._command, self._after, self._left, self._skip = command, True, times, skip
 
     def mend(self) -> None:
         self._left = 0
@@ -54,6 +55,9 @@ class Wire:
 
     def _loses(self, command: str) -> bool:
         if command != self._command or self._left <= 0:
+            return False
+        if self._skip:
+            self._skip -= 1
             return False
         self._left -= 1
         self.lost.append(command)
