@@ -228,22 +228,21 @@ async def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ask_to_stop, number)
     stopping = asyncio.create_task(stop.wait(), name="signal")
-    starting = asyncio.create_task(app.start(), name="start")
-    try:
-        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
-        if not starting.done():
-            starting.cancel()
-            await asyncio.wait((starting,))
-            return 0
-        await starting
+
+    async def start_and_watch() -> Exception:
+        await app.start()
         if ready is not None:
             await ready(app)
-        failing = asyncio.create_task(app.failed(), name="failure")
-        await asyncio.wait((stopping, failing), return_when=asyncio.FIRST_COMPLETED)
-        if failing.done():
-            log.error("verger.failed", error=str(failing.result()))
+        return await app.failed()
+
+    running = asyncio.create_task(start_and_watch(), name="verger")
+    try:
+        await asyncio.wait((running, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if running.done():
+            log.error("verger.failed", error=str(await running))
             return 1
-        failing.cancel()
+        running.cancel()
+        await asyncio.wait((running,))
         return 0
     finally:
         stopping.cancel()

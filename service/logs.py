@@ -18,16 +18,22 @@ LONGEST = 2000
 def configure_logs(settings: Settings) -> None:
     """Set up structlog and the standard library's logging, once, at the entry point."""
     level = getattr(logging, settings.log_level.upper())
+    people = settings.log_format == "console"
+    stamp = structlog.processors.TimeStamper(fmt="%H:%M:%S" if people else "iso", utc=not people)
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        stamp,
         hide_and_bound,
     ]
     finish: list[structlog.typing.Processor]
-    if settings.log_format == "console":
+    if people:
         plain = structlog.dev.plain_traceback
-        finish = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
+        finish = [
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(), exception_formatter=plain, sort_keys=False, pad_event_to=18
+            )
+        ]
     else:
         # Without the frames' local variables: they hold bodies and secrets.
         frames = structlog.tracebacks.ExceptionDictTransformer(show_locals=False, max_frames=20)

@@ -3,7 +3,7 @@
 import asyncio
 import shutil
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -44,10 +44,9 @@ def dev(
 
     async def ready(app: App) -> None:
         plan = None if file is None else await _apply(app, file, default_source(schedules or ""))
-        # What is new runs once now: whoever starts this for the first time sees its work, not its clock.
-        for schedule in plan.create if plan is not None else ():
-            await app.client.run_schedule(schedule)
         note(banner(app, plan, schedules))
+        if plan is not None and file is not None:
+            await _run_new(app, plan, [entry.id for entry in file.schedules])
 
     raise typer.Exit(asyncio.run(serve(settings, list(Role), ready)))
 
@@ -70,6 +69,16 @@ async def _apply(app: App, file: ScheduleFile, source: str) -> Plan:
     plan = await table.plan(file, source=source, prune=True)
     await table.apply(plan)
     return plan
+
+
+async def _run_new(app: App, plan: Plan, order: list[str]) -> None:
+    """What is new runs once now, in the order of the file: whoever starts this first sees its work, not its clock."""
+    for schedule in sorted(plan.create, key=lambda schedule: order.index(schedule.id)):
+        task = await app.client.run_schedule(schedule)
+        try:
+            await app.client.wait(task.id, timedelta(seconds=10))
+        except TimeoutError:
+            continue  # it runs on; the next one does not wait longer
 
 
 def banner(app: App, plan: Plan | None, path: str | None) -> str:

@@ -266,7 +266,11 @@ class HandlerActor(Actor):
         self._freed_at = time.monotonic()
         run.job.add_done_callback(lambda job: self._done(run, job))
         log.info(
-            "task.started", task_type=task.task_type, id=task.id, schedule_id=task.schedule_id, attempt=task.attempt
+            "task.started",
+            task_type=task.task_type,
+            id=task.id,
+            **({"schedule_id": task.schedule_id} if task.schedule_id else {}),
+            attempt=task.attempt,
         )
         self._broker.emit(
             Event(

@@ -196,7 +196,7 @@ class Settler(Actor):
         fields = {
             "task_type": task.task_type,
             "id": task.id,
-            "schedule_id": task.schedule_id,
+            **({"schedule_id": task.schedule_id} if task.schedule_id else {}),
             "attempt": task.attempt,
             "status": status,
             "duration_ms": end.duration_ms,
@@ -210,7 +210,7 @@ class Settler(Actor):
         if status == "dead_letter":
             trace = end.outcome.error.traceback if isinstance(end.outcome, Failed) else None
             log.error("task.failed", **fields, traceback=trace)
-        log.info("task.finished", **{**counts, **fields})
+        log.info("task.finished", **fields, **{key: value for key, value in counts.items() if key not in fields})
         self._broker.emit(
             Event(
                 event=event,

@@ -57,7 +57,7 @@ class RabbitConsumer(Consumer):
         self._held: dict[int, None] = {}
         """What is neither acked nor requeued, in the order of delivery."""
         self._settling = asyncio.Lock()
-        self._cancelled = self._stopped = False
+        self._stopped = False
         self._closing: asyncio.Task[None] | None = None
         self._log = log.bind(queue=self._queue_name)
         self._feed = Feed(link, address, self._subscribe, self._held.clear, redeclare, self._log)
@@ -82,15 +82,14 @@ class RabbitConsumer(Consumer):
         await self._settle(deliveries, _nack)
 
     async def cancel(self) -> None:
-        if not self._cancelled:
-            self._cancelled = True
+        if not self._stopped:
             await self._feed.stop()
             self._stopped = True
             self._close_if_finished()
 
     async def forsake(self) -> None:
         """Attach no more; the connection is about to be closed."""
-        self._cancelled = self._stopped = True
+        self._stopped = True
         if self._closing is not None:
             self._closing.cancel()
             await asyncio.wait((self._closing,))

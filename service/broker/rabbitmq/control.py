@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from uuid import uuid4
 
-from aiormq import Channel, ChannelNotFoundEntity
+from aiormq import Channel, ChannelClosed
 from aiormq.abc import DeliveredMessage
 from pydantic import ValidationError
 from structlog.typing import FilteringBoundLogger
@@ -50,7 +50,7 @@ class ControlFeed:
         channel = self._feed.channel
         if channel is not None and self._queue:
             # If the queue is gone too, this costs the channel, and the feed makes both anew.
-            with suppress(BrokerUnavailable, ChannelNotFoundEntity):
+            with suppress(BrokerUnavailable, ChannelClosed):
                 await self._bind(channel)
 
     async def forsake(self) -> None:

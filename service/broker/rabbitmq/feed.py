@@ -2,9 +2,10 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import cast
 
-from aiormq import Channel, ChannelNotFoundEntity
+from aiormq import Channel, ChannelLockedResource, ChannelNotFoundEntity, ChannelPreconditionFailed
 from aiormq.abc import AbstractConnection
 from structlog.typing import FilteringBoundLogger
 
@@ -132,11 +133,15 @@ class Feed:
     async def _close(self, channel: Channel) -> None:
         if channel.is_closed:
             return
+        closed = False
         try:
-            await bounded(channel.close(), CLOSE_SECONDS, self._address, "closing a channel")
-        except Exception:
-            # It would keep what it delivered from everybody else, for as long as the connection lives.
-            self._link.reset(channel.connection, "a channel could not be closed")
+            with suppress(Exception):
+                await bounded(channel.close(), CLOSE_SECONDS, self._address, "closing a channel")
+                closed = True
+        finally:
+            if not closed:
+                # It would keep what it delivered from everybody else, for as long as the connection lives.
+                self._link.reset(channel.connection, "a channel could not be closed")
 
     async def _reattach(self, backoff: Backoff) -> None:
         while True:
@@ -162,6 +167,8 @@ class Feed:
                 await self._attach_once(connection)
             except ChannelNotFoundEntity as exc:
                 raise BrokerUnavailable(f"{self._address.shown}: {reason(exc)}, although it was just declared") from exc
+        except (ChannelLockedResource, ChannelPreconditionFailed) as exc:
+            raise ConfigError(f"{self._address.shown}: {reason(exc)}; it seems to belong to another program") from exc
 
     async def _attach_once(self, connection: AbstractConnection) -> None:
         opening = connection.channel(publisher_confirms=False, frame_buffer_size=FRAME_BUFFER)

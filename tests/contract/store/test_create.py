@@ -63,9 +63,9 @@ async def test_what_strangers_send_is_kept_verbatim(store: Store, body: dict[str
     await store.claims.save("run", token, progress=None, checkpoint=body, keep_checkpoint=True)
 
     run = await look(store, "run")
-    for kept in ((await look(store, "created")).task_body, task.task_body, run.task_body, run.checkpoint):
-        assert kept == body
-        assert types(kept) == types(body)
+    for back in ((await look(store, "created")).task_body, task.task_body, run.task_body, run.checkpoint):
+        assert back == body
+        assert types(back) == types(body)
 
 
 async def test_a_new_task_is_stored_as_it_is(store: Store) -> None:
@@ -164,6 +164,29 @@ async def test_p4_a_live_task_that_ends_between_the_refusal_and_the_note_is_no_o
 
     assert (await look(store)).live_key == "name:n"
     assert (await look(store, "live")).status is TaskStatus.COMPLETED
+
+
+async def test_p4_a_live_key_that_is_taken_again_takes_the_request(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = await running(store, "live", live_key="name:n")
+    note = claims.note_request
+
+    async def late(*what: Any, **more: Any) -> Any:
+        noted = None
+        if (await look(store, "live")).status is TaskStatus.COMPLETED:
+            noted = await note(*what, **more)
+        else:
+            await settle(store, live, Completed())
+            await store.tasks.create([a_task("third", live_key="name:n")])
+        return noted
+
+    monkeypatch.setattr(tasks, "note_request", late)
+
+    [answer] = await store.tasks.create([a_task(live_key="name:n")])
+
+    assert (answer.created, answer.by, answer.task.id) == (False, "live_key", "third")
+    assert await store.tasks.get("a") is None
 
 
 async def test_a_field_of_a_newer_version_is_left_out(
