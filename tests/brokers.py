@@ -12,7 +12,6 @@ import structlog
 from structlog.typing import EventDict, FilteringBoundLogger
 
 from service.broker.port import Delivery
-from tests.servers import RabbitServer
 
 SECONDS = 20.0
 """How long anything may take before a test gives up."""
@@ -91,22 +90,6 @@ async def eventually(question: Callable[[], Awaitable[T]], wanted: T, seconds: f
     while (answer := await question()) != wanted:
         assert time.monotonic() < deadline, f"still {answer!r}, not {wanted!r}"
         await asyncio.sleep(0.02)
-
-
-async def dead_lettering_settled(server: RabbitServer) -> bool:
-    """Whether each queue that dead-letters at least once has its worker, and that is idle.
-
-    Until then no such queue may be deleted: two workers that lose their queue while they start end their supervisor for
-    good, and with it every such queue of the node (3.10; with more of them also later: rabbitmq-server issue 16652).
-    """
-    said = await server._eval(
-        'Strategies = [rabbit_misc:table_lookup(amqqueue:get_arguments(Q), <<"x-dead-letter-strategy">>) '
-        '|| Q <- rabbit_amqqueue:list(<<"/">>)], '
-        "Workers = supervisor:which_children(rabbit_fifo_dlx_sup), "
-        "[sys:get_state(Worker, 10000) || {_, Worker, _, _} <- Workers], "
-        "length([S || S <- Strategies, S =/= undefined]) =:= length(Workers)."
-    )
-    return "true" in said
 
 
 @contextmanager

@@ -243,6 +243,9 @@ class RabbitServer(Server):
 
     async def delete(self, prefix: str) -> None:
         """Delete all queues and exchanges whose names begin with ``prefix.``; asks the node itself: a few ms."""
+        deadline = time.monotonic() + READY_SECONDS
+        while not await self._dead_lettering_settled() and time.monotonic() < deadline:
+            await asyncio.sleep(0.1)
         mine = f'string:prefix(element(4, Name), <<"{prefix}.">>) =/= nomatch'
         queues = f'[{{Q, Name}} || Q <- rabbit_amqqueue:list(<<"/">>), Name <- [amqqueue:get_name(Q)], {mine}]'
         exchanges = f'[Name || X <- rabbit_exchange:list(<<"/">>), Name <- [element(2, X)], {mine}]'
@@ -250,6 +253,21 @@ class RabbitServer(Server):
             f'[rabbit_amqqueue:delete(Q, false, false, <<"tests">>) || {{Q, _}} <- {queues}], '
             f'[rabbit_exchange:delete(Name, false, <<"tests">>) || Name <- {exchanges}], ok.'
         )
+
+    async def _dead_lettering_settled(self) -> bool:
+        """Whether each queue that dead-letters at least once has its worker, and that is idle.
+
+        Until then no such queue may be deleted: two workers that lose their queue while they start end their supervisor
+        for good, and with it every such queue of the node (3.10; with more of them also later: rabbitmq-server#16652).
+        """
+        said = await self._eval(
+            'Strategies = [rabbit_misc:table_lookup(amqqueue:get_arguments(Q), <<"x-dead-letter-strategy">>) '
+            '|| Q <- rabbit_amqqueue:list(<<"/">>)], '
+            "Workers = supervisor:which_children(rabbit_fifo_dlx_sup), "
+            "[sys:get_state(Worker, 10000) || {_, Worker, _, _} <- Workers], "
+            "length([S || S <- Strategies, S =/= undefined]) =:= length(Workers)."
+        )
+        return "true" in said
 
     def kill(self) -> None:
         """``kill -9``, a moment after the node has written its list of quorum queues.

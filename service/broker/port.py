@@ -59,8 +59,9 @@ class Delivery:
     """The adapter's own."""
 
 
-INTAKE = "intake"
-DEAD = "dead"
+INTAKE = "@intake"
+DEAD = "@dead"
+"""Queues that belong to no task type: no type is called so."""
 
 
 class Consumer(Protocol):

@@ -15,7 +15,7 @@ from service.broker.port import DEAD, DELAY_LADDER, INTAKE, Broker, Consumer, Pu
 from service.broker.rabbitmq import RabbitBroker, events, feed, publisher
 from service.clock import SystemClock
 from service.errors import BrokerUnavailable, ConfigError
-from tests.brokers import Inbox, LogBook, dead_lettering_settled, eventually, foreign, foreign_channel
+from tests.brokers import Inbox, LogBook, eventually, foreign, foreign_channel
 from tests.servers import RabbitServer
 
 TYPES = {"report": ("reports",), "mail.send": ()}
@@ -43,7 +43,6 @@ async def make(amqp_url: str, prefix: str, log_book: LogBook, rabbit_server: Rab
     for broker in made:
         await broker.close()
     await rabbit_server.heal()
-    await eventually(lambda: dead_lettering_settled(rabbit_server), True)
 
 
 @pytest.fixture

@@ -67,6 +67,8 @@ def _translated(error: BaseException, address: Address, what: str) -> BaseExcept
             )
         case amqp.ChannelNotFoundEntity() | amqp.ChannelPreconditionFailed() | amqp.ChannelLockedResource():
             return error
+        case amqp.ConnectionInternalError():
+            return BrokerUnavailable(f"{address.shown}: {reason(error)} (the broker's log says why): {what}")
         case amqp.AMQPError() | OSError() | TimeoutError() | RuntimeError() | PAMQPException() | EOFError():
             # RuntimeError is the driver's "closed".
             return BrokerUnavailable(f"{address.shown}: {reason(error)}: {what}")

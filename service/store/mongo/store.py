@@ -62,7 +62,7 @@ class MongoStore(Store):
 
     async def close(self) -> None:
         # In a thread: the driver says goodbye to the server, which may not be there any more.
-        self._database.client.close()
+        await asyncio.to_thread(self._database.client.close)
 
     async def drop(self) -> None:
         """Delete the whole database. For tests."""
