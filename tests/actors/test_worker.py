@@ -23,6 +23,13 @@ async def started(verger: Verger, task: Task) -> None:
             await asyncio.sleep(0.01)
 
 
+async def saved(verger: Verger, task: Task) -> None:
+    """A checkpoint is in the store."""
+    async with asyncio.timeout(10):
+        while (await verger.client.get(task.id)).checkpoint is None:
+            await asyncio.sleep(0.01)
+
+
 @pytest.fixture
 async def verger(mongo_url: str) -> Any:
     async with sandbox(["tests.handlers"], mongodb_url=mongo_url, concurrency=10) as running:
@@ -69,8 +76,7 @@ async def test_a_plain_function_runs_in_a_thread_and_can_use_its_context(verger:
 
 async def test_a_cancel_request_stops_a_run_at_its_next_batch_and_its_checkpoint_stays(verger: Verger) -> None:
     task = await verger.client.enqueue("test.batches", {"rows": 1000, "seconds": 0.02})
-    await started(verger, task)
-    await asyncio.sleep(0.2)
+    await saved(verger, task)
 
     await verger.client.cancel(task.id)
     finished = await done(verger, task)
@@ -99,8 +105,7 @@ async def test_a_thread_that_is_cancelled_is_told_and_its_slot_is_held_until_it_
 
 async def test_an_attempt_resumes_from_the_checkpoint_of_the_one_before(verger: Verger) -> None:
     task = await verger.client.enqueue("test.batches", {"rows": 100, "seconds": 0.02})
-    await started(verger, task)
-    await asyncio.sleep(0.1)
+    await saved(verger, task)
     worker = verger.app.worker
     assert worker is not None
     worker.runs[task.id].stop(Stop.SHUTDOWN)

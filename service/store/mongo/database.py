@@ -30,6 +30,8 @@ OPERATION_SECONDS = 4.0
 """Limit of one operation, on the server too. Well below the 5 s after which an open fire changes hands (P18)."""
 REPEAT_SECONDS = 8.0
 """How long an idempotent operation is repeated while the store is away."""
+GOODBYE_SECONDS = 1.0
+"""How long closing may take when the server does not answer."""
 
 # Codes of a server that is going away or is cut off, or of a time limit: the outcome is unknown.
 _PASSING = frozenset(

@@ -3,11 +3,11 @@
 import time
 from typing import Any
 
-from pymongo import MongoClient, UpdateOne
+from pymongo import MongoClient, UpdateOne, timeout
 from pymongo.errors import PyMongoError
 
 from service.clock import StoreClock
-from service.store.mongo.database import OPTIONS, Document, translate
+from service.store.mongo.database import GOODBYE_SECONDS, OPTIONS, Document, translate
 from service.store.port import Beat, BeatReply, HeartbeatLink
 
 
@@ -73,4 +73,5 @@ class MongoHeartbeatLink(HeartbeatLink):
             self._clock.set_from(found["seenAt"], asked, time.monotonic())
 
     def close(self) -> None:
-        self._client.close()
+        with timeout(GOODBYE_SECONDS):
+            self._client.close()

@@ -3,13 +3,14 @@
 import asyncio
 import time
 
+from pymongo import timeout
 from pymongo.errors import PyMongoError
 
 from service.clock import StoreClock
 from service.errors import ConfigError
 from service.settings import hide_password
 from service.store.mongo.claims import MongoClaims
-from service.store.mongo.database import Database, Document, translate
+from service.store.mongo.database import GOODBYE_SECONDS, Database, Document, translate
 from service.store.mongo.indexes import ensure_indexes
 from service.store.mongo.schedules import MongoSchedules
 from service.store.mongo.tasks import MongoTasks
@@ -61,8 +62,12 @@ class MongoStore(Store):
             )
 
     async def close(self) -> None:
-        # In a thread: the driver says goodbye to the server, which may not be there any more.
-        await asyncio.to_thread(self._database.client.close)
+        # The driver says goodbye to the server, which may not be there any more: in a thread, and not for long.
+        await asyncio.to_thread(self._say_goodbye)
+
+    def _say_goodbye(self) -> None:
+        with timeout(GOODBYE_SECONDS):
+            self._database.client.close()
 
     async def drop(self) -> None:
         """Delete the whole database. For tests."""

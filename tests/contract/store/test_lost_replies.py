@@ -60,6 +60,8 @@ async def store(wire: Wire, emptied_database: str, monkeypatch: pytest.MonkeyPat
     # The driver tries again by itself until its time is up; only then it is ours to find out. Here that is at once.
     monkeypatch.setitem(database.OPTIONS, "retryWrites", False)
     monkeypatch.setitem(database.OPTIONS, "retryReads", False)
+    # After a lost connection the driver lets half a second pass before it looks at the server again.
+    monkeypatch.setattr("pymongo.common.MIN_HEARTBEAT_INTERVAL", 0.02)
     monkeypatch.setattr(database, "REPEAT_SECONDS", 0.0)
     store = MongoStore(wire.url, emptied_database)
     await store.open()

@@ -101,16 +101,11 @@ async def test_a_store_that_is_gone_is_said_so_in_time_and_comes_back(hasty: Sto
 
     answers = await asyncio.gather(
         store.claims.claim([foreign(a_task("b"))], "w1"),
-        store.claims.claim([foreign(task) for task in some_tasks(3)], "w1"),
         store.claims.settle([end(task, Completed())]),
         store.tasks.create([a_task("c")]),
         store.tasks.get("a"),
-        store.tasks.cancel("a", "x"),
         store.upkeep.relay_heads(),
-        store.upkeep.take_marker("report", task.created_at),
-        store.schedules.upcoming(10),
         store.schedules.write([a_schedule()]),
-        store.workers.alive(task.created_at),
         store.sync_clock(),
         asyncio.to_thread(link.beat, a_beat(task)),
         return_exceptions=True,
@@ -157,10 +152,12 @@ async def test_to_close_a_store_that_is_gone_does_not_block_the_loop(hasty: Stor
     mongo_server.freeze()
     closing = asyncio.create_task(hasty.close())
 
-    longest, last = 0.0, time.monotonic()
+    started = last = time.monotonic()
+    longest = 0.0
     while not closing.done():
         await asyncio.sleep(0.01)
         longest, last = max(longest, time.monotonic() - last), time.monotonic()
 
     await closing
-    assert longest < 1.0
+    assert longest < 0.8
+    assert time.monotonic() - started < 6
