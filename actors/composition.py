@@ -4,6 +4,8 @@ import asyncio
 import os
 import signal
 import socket
+import sys
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -22,8 +24,8 @@ from actors.scheduler.relay import Relay
 from actors.scheduler.rescue import Rescue
 from actors.scheduler.scheduler import SchedulerActor
 from actors.scheduler.watch import Watch
-from actors.supervisor import Supervisor
-from actors.worker.worker import Worker
+from actors.supervisor import Supervisor, first_failure
+from actors.worker.worker import HANDLER_THREADS, Worker
 from schemas.event import ControlCommand, ControlMessage
 from service.broker.memory import MemoryBroker
 from service.broker.names import Names
@@ -183,16 +185,8 @@ class App:
 
     async def failed(self) -> Exception:
         """Returns only when an actor cannot be kept running."""
-        waits = [asyncio.create_task(self._supervisor.failed.wait())]
-        if self.worker is not None:
-            waits.append(asyncio.create_task(self.worker.failed.wait()))
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
-        reason = self._supervisor.reason or (self.worker.reason if self.worker else None)
-        return reason or RuntimeError("an actor failed")
+        watched = [self._supervisor, *(self.worker.supervisors if self.worker is not None else ())]
+        return await first_failure(watched)
 
 
 async def _insist(what: str, connect: Callable[[], Awaitable[None]]) -> None:
@@ -247,6 +241,23 @@ async def serve(
     finally:
         stopping.cancel()
         await app.stop()
+
+
+def run_and_leave(
+    settings: Settings, roles: Collection[Role], ready: Callable[[App], Awaitable[None]] | None = None
+) -> int:
+    """``serve`` in a loop of its own. Returns the exit code; or ends the process itself if a handler's thread does not
+    end:
+    its task was released, so that it must not run on beside its next run."""
+    code = asyncio.run(serve(settings, roles, ready))
+    left = [thread for thread in threading.enumerate() if thread.name.startswith(HANDLER_THREADS)]
+    for thread in left:
+        thread.join(0.1)  # an idle one ends at once
+    if any(thread.is_alive() for thread in left):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Iterable
 
 import structlog
 
@@ -65,3 +66,14 @@ class Supervisor:
             task.cancel()
         if late:
             await asyncio.wait(late, timeout=2)
+
+
+async def first_failure(supervisors: Iterable[Supervisor]) -> Exception:
+    """Wait until an actor of any of them cannot be kept running; returns why."""
+    waits = {asyncio.create_task(each.failed.wait()): each for each in supervisors}
+    try:
+        done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+    return waits[done.pop()].reason or RuntimeError("an actor failed")

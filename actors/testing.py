@@ -69,7 +69,7 @@ class Verger:
         for status in (TaskStatus.PENDING, TaskStatus.RUNNING, TaskStatus.PENDING):
             page = await store.tasks.find(TaskFilter(status=status), limit=100)
             for task in page.tasks:
-                if status is TaskStatus.RUNNING or task.retry_at <= now:
+                if status is TaskStatus.RUNNING or task.retry_at <= self.clock.now():
                     return f"{task.task_type} {task.id} is {status.value}"
         for task in await store.upkeep.dead_due(now + timedelta(days=1), 1):
             return f"{task.task_type} {task.id} is on its way to the dead letters"

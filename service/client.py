@@ -253,7 +253,10 @@ def _retry_at(new: NewTask, now: datetime) -> datetime | None:
     if new.at is not None:
         if new.at.tzinfo is None:
             raise InvalidInput("at", new.at.isoformat(), "has no time zone", "give an aware datetime")
-        return to_instant(new.at)
+        try:
+            return to_instant(new.at)
+        except ValueError as error:
+            raise InvalidInput("at", new.at.isoformat(), str(error), "give an earlier one") from None
     if new.delay is None:
         return None
     try:

@@ -20,8 +20,11 @@ from service.payload import HEAD_BYTES, check_storable, encode, live_key
 from service.registry import DEFAULT_MAX_ATTEMPTS, DEFAULT_TIMEOUT, Handler
 from service.states import LONGEST_WAIT, RELAY_SLACK
 
+MARKER_BODY = b"{}"
 FIRE_PREFIX = "fire:"
 INVALID_PREFIX = "invalid:"
+LONGEST_ID = 400
+"""Ours are longer than a stranger may make them: that of a fire holds its schedule's and its instant."""
 RESERVED = (FIRE_PREFIX, INVALID_PREFIX)
 """Beginnings of ids that only Verger makes."""
 
@@ -41,8 +44,8 @@ class Incoming:
 
 
 def marker_of(delivery: Delivery) -> datetime | None:
-    """When relay sent this marker; None: it is no marker."""
-    return _instant(delivery.headers.get(MARKER))
+    """When relay sent this marker; None: it is no marker, for it carries something."""
+    return _instant(delivery.headers.get(MARKER)) if delivery.body == MARKER_BODY else None
 
 
 def read(delivery: Delivery, handler: Handler | None, now: datetime, limit: int) -> Incoming:
@@ -80,8 +83,8 @@ def _read_stored(delivery: Delivery) -> Incoming:
         raise InvalidMessage(
             "id", delivery.body[:60], "is missing though verger-stored is set", "do not set that header"
         ) from None
-    if not isinstance(task_id, str):
-        raise InvalidMessage("id", task_id, "is not text", "do not set the header verger-stored")
+    if not isinstance(task_id, str) or not 0 < len(task_id) <= LONGEST_ID or not task_id.isprintable():
+        raise InvalidMessage("id", _shown(task_id), "is no id of a task", "do not set the header verger-stored")
     return Incoming(task_id, None, _instant(delivery.headers.get(RETRY_AT)))
 
 
@@ -210,8 +213,8 @@ def invalid_task(delivery: Delivery, error: InvalidMessage | PayloadRefused, now
 
 
 def _safe(text: str) -> str:
-    """Text that any store keeps: lone surrogates are escaped."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    """Text that any store keeps, as a key too: lone surrogates and NUL are escaped."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
 
 
 def clean(headers: Mapping[str, Any]) -> dict[str, Any]:
@@ -271,7 +274,7 @@ def dead_letter(task: Task) -> Publication:
     error = task.last_error
     headers = {
         "verger-task-id": task.id,
-        "verger-reason": task.reason or "",
+        "verger-reason": (task.reason or "")[:500],
         "verger-error-type": error.type if error else "",
         "verger-error": (error.message if error else "")[:1000],
         "verger-attempts": task.attempt,
@@ -293,4 +296,4 @@ def dead_letter(task: Task) -> Publication:
 
 def marker(task_type: str, at: datetime) -> Publication:
     """What relay sends behind a backlog: whoever meets it knows that everything older is gone (P12)."""
-    return Publication(task_type, b"{}", {MARKER: _milliseconds(at)})
+    return Publication(task_type, MARKER_BODY, {MARKER: _milliseconds(at)})

@@ -112,6 +112,13 @@ def threaded(body: Work, ctx: Context) -> str:
     return "stopped" if ctx.cancel_requested else "ended"
 
 
+@actor("test.deaf")
+def deaf(body: Work, ctx: Context) -> None:
+    """Run in a thread, and hear nothing."""
+    ctx.from_thread(mark(ctx, "start"))
+    time.sleep(body.seconds)
+
+
 @actor("test.batches", concurrency=4)
 async def batches(body: dict[str, Any], ctx: Context) -> dict[str, Any]:
     """Work through ``rows`` in batches, saving a checkpoint after each."""
@@ -147,6 +154,19 @@ class BadText(Exception):
         raise ValueError("no text")
 
 
+async def leave_badly() -> None:
+    try:
+        await asyncio.sleep(60)
+    finally:
+        raise RuntimeError("cleaning up failed")
+
+
+@actor("test.stops")
+def stops(body: dict[str, Any]) -> Any:
+    """Let StopIteration out."""
+    return next(iter(()))
+
+
 @actor("test.odd", non_retryable=[LookupError], delays=["1h"])
 async def odd(body: dict[str, Any], ctx: Context) -> Any:
     """Do what handlers should not."""
@@ -161,6 +181,13 @@ async def odd(body: dict[str, Any], ctx: Context) -> Any:
             raise RuntimeError("\ud800\0")
         case "generator":
             raise StopAsyncIteration
+        case "group":
+            async with asyncio.TaskGroup() as group:
+                group.create_task(leave_badly())
+                await mark(ctx, "start")
+                await asyncio.sleep(60)
+        case "strange reason":
+            raise Discard("\ud800\0" + "x" * 200_000)
         case "hopeless":
             raise KeyError("gone")
         case "resource":

@@ -3,6 +3,7 @@
 import ast
 import inspect
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -106,3 +107,11 @@ def test_the_topology_is_documented_with_its_arguments() -> None:
     for queue in declared.queues:
         for key, value in queue.arguments.items():
             assert key in ("x-queue-type", "x-message-ttl") or f"`{key}: {value!s}`" in said, (queue.name, key)
+
+
+def test_every_runtime_dependency_has_its_reason() -> None:
+    said = text_of(ROOT / "docs/decisions/0001-dependencies.md")
+    project = tomllib.loads(text_of(ROOT / "pyproject.toml"))["project"]
+
+    names = [re.split(r"[^\w-]", each, maxsplit=1)[0] for each in project["dependencies"]]
+    assert [name for name in names if f"`{name}`" not in said] == []

@@ -1,6 +1,5 @@
 """``verger dev``: all roles in one process, with whatever server is missing inside it."""
 
-import asyncio
 import shutil
 import sys
 from datetime import UTC, datetime, timedelta
@@ -12,7 +11,7 @@ import typer
 from actors.cli.logs import set_up_logs
 from actors.cli.output import note
 from actors.cli.schedules.apply import default_source, load_file
-from actors.composition import App, Role, serve
+from actors.composition import App, Role, run_and_leave
 from schemas.schedule import ScheduleFile
 from service.errors import InvalidInput
 from service.registry import Registry, load
@@ -48,7 +47,7 @@ def dev(
         if plan is not None and file is not None:
             await _run_new(app, plan, [entry.id for entry in file.schedules])
 
-    raise typer.Exit(asyncio.run(serve(settings, list(Role), ready)))
+    raise typer.Exit(run_and_leave(settings, list(Role), ready))
 
 
 def _settings(sessions: str | None) -> Settings:

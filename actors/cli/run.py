@@ -1,12 +1,11 @@
 """``verger run``."""
 
-import asyncio
 from typing import Annotated
 
 import typer
 
 from actors.cli.logs import set_up_logs
-from actors.composition import Role, serve
+from actors.composition import Role, run_and_leave
 from service.settings import load_settings
 
 
@@ -21,7 +20,7 @@ def run(
         raise typer.BadParameter(f"names no role; there are: {', '.join(Role)}", param_hint="--roles")
     settings = load_settings()
     set_up_logs(settings)
-    raise typer.Exit(asyncio.run(serve(settings, chosen)))
+    raise typer.Exit(run_and_leave(settings, chosen))
 
 
 def _role(name: str) -> Role:

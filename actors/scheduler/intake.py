@@ -5,15 +5,16 @@ from datetime import timedelta
 
 import structlog
 
+from actors.burial import bury
 from actors.mailbox import Mailbox
 from actors.scheduler.duty import NAP, Duty
 from schemas.task import Task
 from service.broker.port import INTAKE, Broker, Consumer, Delivery
-from service.envelope import dead_letter, invalid_task, marker_of, read
+from service.envelope import marker_of, read
 from service.errors import InvalidMessage, PayloadRefused
 from service.registry import Registry
 from service.settings import Settings
-from service.store.port import RelayMove, Store
+from service.store.port import Store
 
 log = structlog.get_logger()
 
@@ -61,6 +62,7 @@ class Intake(Duty):
         now = self._store.clock.now()
         monotonic = self._store.clock.monotonic()
         records: list[Task] = []
+        invalid: list[tuple[Delivery, InvalidMessage | PayloadRefused]] = []
         held = [delivery for delivery in deliveries if monotonic - delivery.received_at > HOLD_SECONDS]
         fresh = [delivery for delivery in deliveries if monotonic - delivery.received_at <= HOLD_SECONDS]
         for delivery in fresh:
@@ -71,7 +73,7 @@ class Intake(Duty):
                     delivery, self._registry.find(delivery.routing_key), now, self._settings.max_message_bytes
                 )
             except (InvalidMessage, PayloadRefused) as error:
-                await self._bury(delivery, error)
+                invalid.append((delivery, error))
                 continue
             # A message of ours has its record, and relay knows it.
             if incoming.record is not None:
@@ -88,13 +90,8 @@ class Intake(Duty):
                         grace_seconds=self._settings.unknown_type_grace.total_seconds(),
                     )
             self._wake("relay")
+        for delivery, problem in invalid:
+            await bury(self._store, self._broker, delivery, problem)
         await self._consumer.ack(fresh)
         if held:
             await self._consumer.requeue(held)
-
-    async def _bury(self, delivery: Delivery, error: InvalidMessage | PayloadRefused) -> None:
-        task = invalid_task(delivery, error, self._store.clock.now())
-        if await self._store.upkeep.put_dead(task):
-            log.error("message.refused", task_type=task.task_type, id=task.id, error=str(error), reason=task.reason)
-            if (await self._broker.publish([dead_letter(task)]))[0]:
-                await self._store.upkeep.relay_move([RelayMove(task, None)])

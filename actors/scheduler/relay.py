@@ -56,6 +56,8 @@ class Relay(Duty):
     async def _relay(self, task_type: str, state: TaskTypeState | None, now: datetime) -> timedelta:
         empty = await self._broker.depth(task_type) == 0
         seen = state.marker_seen_at if state else None
+        if seen is not None and (state is None or state.marker_sent_at is None or seen > state.marker_sent_at):
+            seen = None  # not one of ours
         # What was published before a marker that a worker has met has no message any more.
         cutoff = now if empty else min(now, seen + RELAY_SLACK) if seen is not None else None
         published = await self._publish_due(task_type, cutoff) if cutoff is not None else 0
@@ -93,17 +95,19 @@ class Relay(Duty):
 
     async def _unknown(self, task_type: str, now: datetime) -> timedelta:
         tasks = await self._store.upkeep.relay_due(task_type, now, BATCH)
-        waiting = [task for task in tasks if task.created_at + self._grace > now]
+        waiting = [task for task in tasks if self._deadline(task) > now]
         for task in tasks:
-            if task.created_at + self._grace <= now:
+            if self._deadline(task) <= now:
                 await self._give_up(task, now)
         if waiting:
-            await self._store.upkeep.relay_move([RelayMove(task, task.created_at + self._grace) for task in waiting])
-        return (
-            timedelta()
-            if len(tasks) == BATCH
-            else until(min((t.created_at + self._grace for t in waiting), default=None), now)
-        )
+            # Looked at again before its grace is over: a roll-out may be done sooner.
+            moves = [RelayMove(task, min(now + NAP, self._deadline(task))) for task in waiting]
+            await self._store.upkeep.relay_move(moves)
+        return timedelta() if len(tasks) == BATCH else self._nap
+
+    def _deadline(self, task: Task) -> datetime:
+        """Counted from when it could have run: a delay, a retry and a replay have their grace too."""
+        return max(task.created_at, task.retry_at) + self._grace
 
     async def _give_up(self, task: Task, now: datetime) -> None:
         message = (

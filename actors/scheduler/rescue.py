@@ -1,6 +1,7 @@
 """Rescue: the only exit from running by others (P9)."""
 
-from collections.abc import Collection
+import asyncio
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 
 import structlog
@@ -17,6 +18,8 @@ from service.store.port import RelayMove, Store
 log = structlog.get_logger()
 
 BATCH = 200
+AT_ONCE = 8
+"""Writes under way together."""
 MARGIN = timedelta(seconds=2)
 """Beyond one heartbeat: how long healthy workers get to renew after an outage."""
 SLOW_SECONDS = 1.0
@@ -52,8 +55,7 @@ class Rescue(Duty):
         if self._store.clock.monotonic() - begun > SLOW_SECONDS:
             self._failed = True
             return timedelta()
-        for task in stale:
-            await self._rescue(task)
+        await self._rescue(stale)
         # A claim made just after this look must not be found later than a look at its own time would find it.
         nap = min(NAP, self._stale_after)
         return until(next_at, self._store.clock.now(), shortest=timedelta(milliseconds=100), nap=nap)
@@ -62,47 +64,36 @@ class Rescue(Duty):
         """Rescue the claims of workers that are known to be gone, at once."""
         count = await self._store.upkeep.rescue_workers(dead) if dead else 0
         while count and (stale := (await self._store.upkeep.stale_claims(self._stale_after, BATCH))[0]):
-            for task in stale:
-                await self._rescue(task)
+            await self._rescue(stale)
         return count
 
-    async def _rescue(self, task: Task) -> None:
+    async def _rescue(self, stale: Sequence[Task]) -> None:
+        """All of a dead worker's claims together: one after another they would be late."""
+        gate = asyncio.Semaphore(AT_ONCE)
+
+        async def take(task: Task) -> Task | None:
+            async with gate:
+                return await self._take(task)
+
+        answers = await asyncio.gather(*map(take, stale), return_exceptions=True)
+        # Published by rescue itself, whatever the queue holds: relay would wait behind a backlog.
+        await self._publish([answer for answer in answers if isinstance(answer, Task)])
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+
+    async def _take(self, task: Task) -> Task | None:
+        """The task as it is once its claim was taken away; None: somebody else was quicker, or it is alive after
+        all."""
         now = self._store.clock.now()
         move = rescue(task, now)
         due = None if move.status is TaskStatus.CANCELLED else now + RELAY_SLACK
         if not await self._store.upkeep.rescue(task, move, self._stale_after, due):
-            return
-        log.warning(
-            "task.rescued",
-            task_type=task.task_type,
-            id=task.id,
-            worker=task.claimed_by,
-            attempt=task.attempt,
-            status=move.status.value,
-        )
-        settled = task.model_copy(
-            update={
-                "status": move.status,
-                "relay_at": due,
-                "retry_at": move.retry_at or task.retry_at,
-                "last_error": move.error or task.last_error,
-                "reason": move.reason,
-            }
-        )
-        if move.status is TaskStatus.PENDING:
-            # Published by rescue itself, whatever the queue holds: relay would wait behind a backlog.
-            await self._broker.publish([for_stored(settled, now)])
-        elif move.status is TaskStatus.FAILED:
-            log.error(
-                "task.failed",
-                task_type=task.task_type,
-                id=task.id,
-                attempt=task.attempt,
-                status="dead_letter",
-                reason=move.reason,
-            )
-            if (await self._broker.publish([dead_letter(settled)]))[0]:
-                await self._store.upkeep.relay_move([RelayMove(settled, None)])
+            return None
+        fields = {"task_type": task.task_type, "id": task.id, "attempt": task.attempt}
+        log.warning("task.rescued", **fields, worker=task.claimed_by, status=move.status.value)
+        if move.status is TaskStatus.FAILED:
+            log.error("task.failed", **fields, status="dead_letter", reason=move.reason)
         self._broker.emit(
             Event(
                 event=EventName.TASK_RESCUED,
@@ -114,3 +105,22 @@ class Rescue(Duty):
                 detail={"attempt": task.attempt, "status": move.status.value},
             )
         )
+        return task.model_copy(
+            update={
+                "status": move.status,
+                "relay_at": due,
+                "retry_at": move.retry_at or task.retry_at,
+                "last_error": move.error or task.last_error,
+                "reason": move.reason,
+            }
+        )
+
+    async def _publish(self, taken: Sequence[Task]) -> None:
+        now = self._store.clock.now()
+        pending = [task for task in taken if task.status is TaskStatus.PENDING]
+        dead = [task for task in taken if task.status is TaskStatus.FAILED]
+        messages = [*(for_stored(task, now) for task in pending), *map(dead_letter, dead)]
+        confirmed = await self._broker.publish(messages) if messages else []
+        there = [task for task, sure in zip(dead, confirmed[len(pending) :], strict=True) if sure]
+        if there:
+            await self._store.upkeep.relay_move([RelayMove(task, None) for task in there])

@@ -18,6 +18,7 @@ log = structlog.get_logger()
 
 FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=0.5), timedelta(seconds=5)
 CLOCK_STEP_SECONDS = 2.0
+AT_ONCE = timedelta(milliseconds=5)
 
 
 class SchedulerActor(Actor):
@@ -122,6 +123,9 @@ class SchedulerActor(Actor):
         return wait
 
     def _next(self, name: str, wait: timedelta) -> None:
-        """The interval trigger is the longest sleep; this only brings the next run forward."""
+        """The interval trigger is the longest sleep; this only brings the next run forward.
+
+        Never to this very moment: APScheduler still counts the run that says so, and would skip the next one.
+        """
         if self._scheduler is not None and wait < NAP:
-            self._scheduler.modify_job(name, next_run_time=datetime.now(UTC) + wait)
+            self._scheduler.modify_job(name, next_run_time=datetime.now(UTC) + max(wait, AT_ONCE))

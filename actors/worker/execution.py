@@ -20,11 +20,12 @@ from schemas.outcome import Cancelled, Completed, Discarded, Failed, Outcome, Re
 from schemas.task import TaskError
 from service.errors import PayloadRefused
 from service.payload import check_size, check_storable
-from service.signals import Discard, Retry, Snooze
+from service.signals import Discard, Retry, Signal, Snooze
 
 _RNG = random.Random()
 MESSAGE_LIMIT = 2000
 TRACEBACK_LIMIT = 8000
+REASON_LIMIT = 500
 
 
 async def execute(run: Run, context: Context, threads: Executor, result_limit: int) -> Outcome | None:
@@ -39,14 +40,17 @@ async def execute(run: Run, context: Context, threads: Executor, result_limit: i
         return stopped(run, error, context.now())
     except Retry as signal:
         delay = signal.after if signal.after is not None else _delay(run)
-        return Failed(describe(signal, context.now()), delay, reason=str(signal) or "asked for")
+        return Failed(describe(signal, context.now()), delay, reason=_reason(signal) or "asked for")
     except Snooze as signal:
         now = context.now()
-        return Snoozed(signal.until or now + (signal.after or timedelta()), str(signal) or None)
+        return Snoozed(signal.until or now + (signal.after or timedelta()), _reason(signal))
     except Discard as signal:
-        return Discarded(str(signal) or "discarded")
+        return Discarded(_reason(signal) or "discarded")
     except (Exception, SystemExit) as error:
         # The handler is a stranger: what it raises, even sys.exit, is the failure of one run and not of the worker.
+        if run.stopped is not None:
+            # Told to stop, it left by a way of its own.
+            return stopped(run, error, context.now())
         hopeless = isinstance(error, run.handler.retry.non_retryable)
         return Failed(
             describe(error, context.now()), None if hopeless else _delay(run), "non_retryable" if hopeless else None
@@ -75,7 +79,7 @@ async def _in_thread(
     loop: asyncio.AbstractEventLoop, threads: Executor, function: Callable[..., Any], arguments: tuple[Any, ...]
 ) -> Any:
     """A thread cannot be interrupted: when the run is told to stop, its slot is held until the thread has ended."""
-    work = loop.run_in_executor(threads, function, *arguments)
+    work = loop.run_in_executor(threads, _call, function, arguments)
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:
@@ -88,6 +92,14 @@ async def _in_thread(
         if not work.cancelled():
             work.exception()
         raise
+
+
+def _call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    try:
+        return function(*arguments)
+    except StopIteration as error:
+        # A future cannot hold it, and would never be done.
+        raise RuntimeError("the handler raised StopIteration") from error
 
 
 def stopped(run: Run, error: BaseException, now: datetime) -> Outcome | None:
@@ -125,7 +137,7 @@ def _completed(result: Any, limit: int) -> Completed:
         check_storable(plain, "result")
         check_size(plain, "result", limit)
     except (PayloadRefused, PydanticSerializationError, ValueError, RecursionError) as error:
-        return Completed(note=f"result not kept: {error}"[:500])
+        return Completed(note=_safe(f"result not kept: {error}")[:REASON_LIMIT])
     return Completed(plain)
 
 
@@ -166,6 +178,10 @@ def _message(error: BaseException) -> str:
         return str(error)
     except Exception as failure:
         return f"(its text could not be read: {type(failure).__name__})"
+
+
+def _reason(signal: Signal) -> str | None:
+    return _safe(str(signal))[:REASON_LIMIT] or None
 
 
 def _safe(text: str) -> str:

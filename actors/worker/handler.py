@@ -4,28 +4,31 @@ import asyncio
 import time
 from collections.abc import Mapping
 from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import structlog
 
 from actors.base import Actor
+from actors.burial import bury
 from actors.mailbox import Mailbox
 from actors.worker.context import Context
 from actors.worker.execution import execute, stopped, timed_out
 from actors.worker.heartbeat import Heartbeat
-from actors.worker.run import STUBBORN_SECONDS, Run, Runs, Stop
+from actors.worker.run import STUBBORN_SECONDS, Run, Runs
 from actors.worker.settler import Settler
 from schemas.event import Event, EventName
-from schemas.outcome import Outcome
+from schemas.outcome import Outcome, Released
 from schemas.task import Task
 from service.broker.port import DELAY_LADDER, Broker, Consumer, Delivery, Publication
 from service.client import Client
-from service.envelope import Incoming, clean, dead_letter, early, for_stored, invalid_task, marker_of, read
+from service.envelope import Incoming, clean, early, for_stored, marker_of, read
 from service.errors import BrokerUnavailable, InvalidMessage, PayloadRefused, StoreUnavailable
 from service.registry import Handler
 from service.settings import Settings
 from service.states import RELAY_SLACK
-from service.store.port import Claimed, ClaimRequest, Deduplicated, NotDone, Rejected, RelayMove, Store
+from service.store.port import Claimed, ClaimRequest, Deduplicated, NotDone, Rejected, Store
 
 log = structlog.get_logger()
 
@@ -37,6 +40,19 @@ THREAD_SLOTS = 8
 """Slots of a plain function that does not say how many."""
 MOST_CLAIMED = 250
 """How many one bulk claim takes."""
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Deliveries, by what is to be done with them."""
+
+    ready: dict[str, tuple[Delivery, Incoming]] = field(default_factory=dict)
+    early: list[tuple[Delivery, Incoming]] = field(default_factory=list)
+    invalid: list[tuple[Delivery, InvalidMessage | PayloadRefused]] = field(default_factory=list)
+    done: list[Delivery] = field(default_factory=list)
+    """To be acknowledged."""
+    held: list[Delivery] = field(default_factory=list)
+    """To be requeued."""
 
 
 def slots_of(handler: Handler, settings: Settings) -> int:
@@ -148,113 +164,107 @@ class HandlerActor(Actor):
         consumer = self._consumer
         assert consumer is not None
         try:
-            await self._claim(consumer, await self._sort(consumer, deliveries))
+            batch = self._sort(deliveries)
+            # The claims come first: what is held while something else is awaited grows old (P10).
+            await self._claim(consumer, batch)
+            await self._send_back(batch)
+            for delivery, error in batch.invalid:
+                await bury(self._store, self._broker, delivery, error)
+                batch.done.append(delivery)
+            await consumer.ack(batch.done)
+            await consumer.requeue(batch.held)
         except StoreUnavailable as error:
             # Not acknowledged: nothing is lost. Taking no more until the store answers spares a loop of requeues.
             log.warning("store.unavailable", error=str(error), task_type=self.handler.task_type)
-            await self._detach()
-            await consumer.requeue(deliveries)
+            await self._give_back(consumer, deliveries)
             await self._mailbox.wait(1.0)
+        except BaseException:
+            await self._give_back(consumer, deliveries)
+            raise
 
-    async def _sort(self, consumer: Consumer, deliveries: list[Delivery]) -> dict[str, tuple[Delivery, Incoming]]:
-        """Markers, the invalid, the early, the held and the running are dealt with; the rest is to be claimed, ids
-        distinct (P8)."""
+    async def _give_back(self, consumer: Consumer, deliveries: list[Delivery]) -> None:
+        """Those that were dealt with before are not in hand any more, and stay so."""
+        await self._detach()
+        await consumer.requeue(deliveries)
+
+    def _sort(self, deliveries: list[Delivery]) -> "_Batch":
+        """What to do with each; the ids that are to be claimed are distinct (P8)."""
         now = self._store.clock.now()
-        monotonic = self._store.clock.monotonic()
-        ready: dict[str, tuple[Delivery, Incoming]] = {}
-        done: list[Delivery] = []
-        held: list[Delivery] = []
-        waiting: list[tuple[Delivery, Incoming]] = []
+        batch = _Batch()
         for delivery in deliveries:
             if (marker := marker_of(delivery)) is not None:
-                self._heartbeat.saw_marker(self.handler.task_type, marker)
-                done.append(delivery)
-                continue
-            if monotonic - delivery.received_at > HOLD_SECONDS:
-                held.append(delivery)
-                continue
-            try:
-                incoming = read(delivery, self.handler, now, self._settings.max_message_bytes)
-            except (InvalidMessage, PayloadRefused) as error:
-                await self._bury(delivery, error)
-                done.append(delivery)
-                continue
-            if incoming.retry_at is not None and incoming.retry_at > now:
-                waiting.append((delivery, incoming))
-            elif incoming.id in self._runs:
-                # Another message for what runs here: relay brings it back if that is not its end (P10).
-                done.append(delivery)
-            elif incoming.id in ready:
-                self._mailbox.put(delivery)
+                # A stranger's time is not trusted: one ahead of ours would say for ever that nothing waits (P12).
+                if marker <= now:
+                    self._heartbeat.saw_marker(self.handler.task_type, marker)
+                batch.done.append(delivery)
+            elif self._held_long(delivery):
+                batch.held.append(delivery)
             else:
-                ready[incoming.id] = (delivery, incoming)
-        if waiting:
-            done += await self._send_back(waiting)
-        if held:
-            await consumer.requeue(held)
-        if done:
-            await consumer.ack(done)
-        return ready
+                self._sort_one(batch, delivery, now)
+        return batch
 
-    async def _bury(self, delivery: Delivery, error: InvalidMessage | PayloadRefused) -> None:
-        """A message that is no task: kept, then published as a dead letter. The delivery is acknowledged afterwards."""
-        task = invalid_task(delivery, error, self._store.clock.now())
-        if await self._store.upkeep.put_dead(task):
-            log.error(
-                "message.refused", task_type=self.handler.task_type, id=task.id, error=str(error), reason=task.reason
-            )
-            if (await self._broker.publish([dead_letter(task)]))[0]:
-                await self._store.upkeep.relay_move([RelayMove(task, None)])
+    def _sort_one(self, batch: "_Batch", delivery: Delivery, now: datetime) -> None:
+        try:
+            incoming = read(delivery, self.handler, now, self._settings.max_message_bytes)
+        except (InvalidMessage, PayloadRefused) as error:
+            batch.invalid.append((delivery, error))
+            return
+        if incoming.retry_at is not None and incoming.retry_at > now:
+            batch.early.append((delivery, incoming))
+        elif incoming.id in self._runs:
+            # Another message for what runs here: relay brings it back if that is not its end (P10).
+            batch.done.append(delivery)
+        elif incoming.id in batch.ready:
+            self._mailbox.put(delivery)
+        else:
+            batch.ready[incoming.id] = (delivery, incoming)
 
-    async def _send_back(self, waiting: list[tuple[Delivery, Incoming]]) -> list[Delivery]:
+    def _held_long(self, delivery: Delivery) -> bool:
+        return self._store.clock.monotonic() - delivery.received_at > HOLD_SECONDS
+
+    async def _claim(self, consumer: Consumer, batch: "_Batch") -> None:
+        if not batch.ready:
+            return
+        requests = [ClaimRequest(incoming.id, incoming.record) for _, incoming in batch.ready.values()]
+        answers = await self._store.claims.claim(requests, self._worker)
+        done: list[Delivery] = []
+        for (delivery, incoming), answer in zip(batch.ready.values(), answers, strict=True):
+            match answer:
+                case Claimed(task=task):
+                    self._start(task)
+                case Deduplicated(by=by, again=again):
+                    log.info("task.deduplicated", task_type=self.handler.task_type, id=incoming.id, by=by, again=again)
+                case Rejected(reason=reason):
+                    batch.invalid.append((delivery, PayloadRefused("message", "…", reason, "send plain JSON")))
+                    continue
+                case NotDone():
+                    batch.held.append(delivery)
+                    continue
+            done.append(delivery)
+        await consumer.ack(done)
+
+    async def _send_back(self, batch: "_Batch") -> None:
         """Early ones: a foreign one is stored at first sight, then each waits in the ladder, or in the store beyond it
         (P3)."""
         now = self._store.clock.now()
-        foreign = [(delivery, incoming) for delivery, incoming in waiting if incoming.record is not None]
+        fresh = [(delivery, incoming) for delivery, incoming in batch.early if not self._held_long(delivery)]
+        batch.held += [delivery for delivery, _ in batch.early if self._held_long(delivery)]
         publications: list[Publication] = []
-        if foreign:
-            records = []
-            for _, incoming in foreign:
-                assert incoming.record is not None
+        records = []
+        for delivery, incoming in fresh:
+            if incoming.record is not None:
                 beyond = incoming.record.retry_at - now > DELAY_LADDER[-1]
-                slack = RELAY_SLACK * (not beyond)
-                records.append(incoming.record.model_copy(update={"relay_at": incoming.record.retry_at + slack}))
-            for answer in await self._store.tasks.create(records):
-                if answer.created and answer.task.retry_at - now <= DELAY_LADDER[-1]:
-                    publications.append(for_stored(answer.task, now))
-        for delivery, incoming in waiting:
-            if incoming.record is None and incoming.retry_at is not None:
+                due = incoming.record.retry_at if beyond else incoming.record.retry_at + RELAY_SLACK
+                records.append(incoming.record.model_copy(update={"relay_at": due}))
+            elif incoming.retry_at is not None:
                 message = Publication(self.handler.task_type, delivery.body, clean(delivery.headers))
                 publications.append(early(message, incoming.retry_at, now))
+        for answer in await self._store.tasks.create(records) if records else ():
+            if answer.created and answer.task.retry_at - now <= DELAY_LADDER[-1]:
+                publications.append(for_stored(answer.task, now))
         if publications:
             await self._broker.publish(publications)
-        return [delivery for delivery, _ in waiting]
-
-    async def _claim(self, consumer: Consumer, ready: dict[str, tuple[Delivery, Incoming]]) -> None:
-        if not ready:
-            return
-        requests = [ClaimRequest(incoming.id, incoming.record) for _, incoming in ready.values()]
-        answers = await self._store.claims.claim(requests, self._worker)
-        done: list[Delivery] = []
-        back: list[Delivery] = []
-        started: list[Task] = []
-        for (delivery, _incoming), answer in zip(ready.values(), answers, strict=True):
-            match answer:
-                case Claimed(task=task):
-                    started.append(task)
-                case Deduplicated(by=by, again=again):
-                    log.info("task.deduplicated", task_type=self.handler.task_type, id=_incoming.id, by=by, again=again)
-                case Rejected(reason=reason):
-                    await self._bury(delivery, PayloadRefused("message", "…", reason, "send plain JSON"))
-                case NotDone():
-                    back.append(delivery)
-                    continue
-            done.append(delivery)
-        for task in started:
-            self._start(task)
-        await consumer.ack(done)
-        if back:
-            await consumer.requeue(back)
+        batch.done += [delivery for delivery, _ in fresh]
 
     # ---- runs ------------------------------------------------------------------------------------
 
@@ -322,6 +332,8 @@ class HandlerActor(Actor):
             log.error("task.stuck", task_type=run.task.task_type, id=run.id, attempt=run.task.attempt)
             self._end(run, timed_out(run, self._store.clock.now()))
 
-    def stop_runs(self, why: Stop) -> None:
-        for run in [run for run in self._runs.values() if run.handler is self.handler]:
-            run.stop(why)
+    def release(self, run: Run) -> None:
+        """Give back a run that does not stop although its process does: its thread ends with the process."""
+        if not run.ended:
+            log.warning("task.abandoned", task_type=run.task.task_type, id=run.id, attempt=run.task.attempt)
+            self._end(run, Released("the worker was stopped, and the handler did not"))

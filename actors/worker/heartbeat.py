@@ -10,7 +10,7 @@ import structlog
 
 from actors.worker.run import Run, Runs, Stop
 from schemas.worker import Worker
-from service.errors import Unavailable, VergerError
+from service.errors import Unavailable
 from service.store.port import Beat, BeatReply, HeartbeatLink
 
 log = structlog.get_logger()
@@ -68,7 +68,8 @@ class Heartbeat:
                 markers, self._markers = self._markers, {}
             try:
                 reply = self._link.beat(Beat(self._describe(), claims, markers))
-            except (VergerError, OSError) as error:
+            except Exception as error:
+                # Whatever it is: without a heartbeat every claim goes stale, and every run is doubled.
                 with self._lock:
                     for task_type, at in markers.items():
                         self._markers[task_type] = max(at, self._markers.get(task_type, at))

@@ -29,6 +29,8 @@ from service.version import VERSION
 
 log = structlog.get_logger()
 
+HANDLER_THREADS = "verger-handler"
+"""How the names of threads begin that run plain functions."""
 LAST_SECONDS = 4.0
 """How long what was interrupted may take to be written."""
 
@@ -52,19 +54,15 @@ class Worker:
         self._registry, self._client, self._roles = registry, client, sorted(roles)
         self._chosen = _choose(registry, settings.types)
         self._started_at = store.clock.now()
-        self._supervisor = Supervisor()
+        self._consuming, self._settling = Supervisor(), Supervisor()
         self._stack = AsyncExitStack()
         self._settler = Settler(store, broker, self.runs, self.id)
         self._heartbeat: Heartbeat | None = None
         self._paused: Collection[str] = ()
 
     @property
-    def failed(self) -> asyncio.Event:
-        return self._supervisor.failed
-
-    @property
-    def reason(self) -> Exception | None:
-        return self._supervisor.reason
+    def supervisors(self) -> tuple[Supervisor, ...]:
+        return self._consuming, self._settling
 
     async def start(self) -> None:
         """Beat once, open the resources, then consume. Raises what a resource raises, and StoreUnavailable."""
@@ -77,7 +75,7 @@ class Worker:
         resources = await self._open_resources()
         # A thread for every slot: a run never waits for one while its time limit counts.
         slots = sum(slots_of(handler, self._settings) for handler in self._chosen if not handler.is_async)
-        threads = ThreadPoolExecutor(max_workers=max(1, slots), thread_name_prefix="handler")
+        threads = ThreadPoolExecutor(max_workers=max(1, slots), thread_name_prefix=HANDLER_THREADS)
         self._stack.callback(threads.shutdown, wait=False, cancel_futures=True)
         for handler in self._chosen:
             self.handlers[handler.task_type] = HandlerActor(
@@ -95,9 +93,9 @@ class Worker:
             )
         self._set_paused(self._paused)
         heartbeat.start()
-        self._supervisor.start(self._settler)
+        self._settling.start(self._settler)
         for actor in self.handlers.values():
-            self._supervisor.start(actor)
+            self._consuming.start(actor)
         log.info("worker.started", worker=self.id, task_types=[handler.task_type for handler in self._chosen])
 
     async def _open_resources(self) -> Resources:
@@ -112,14 +110,17 @@ class Worker:
         """Drain: consumers first, then what runs may finish within the grace while its claims stay renewed, then it is
         released."""
         begun = time.monotonic()
-        for actor in self.handlers.values():
-            actor.stop()
-        await self._runs_ended(self._settings.shutdown_grace.total_seconds())
+        # A claim under way still becomes a run: until the handler actors have ended, nobody knows all runs.
+        await self._consuming.stop(LAST_SECONDS)
+        await self._runs_ended(self._settings.shutdown_grace.total_seconds() - (time.monotonic() - begun))
         interrupted = sum(not run.ended for run in self.runs.values())
         for run in list(self.runs.values()):
             run.stop(Stop.SHUTDOWN)
         await self._runs_ended(LAST_SECONDS)
-        await self._supervisor.stop(LAST_SECONDS)
+        stubborn = [run for run in self.runs.values() if not run.ended]
+        for run in stubborn:
+            self.handlers[run.task.task_type].release(run)
+        await self._settling.stop(LAST_SECONDS)
         if self._heartbeat is not None:
             await self._heartbeat.stop()
         try:
@@ -131,7 +132,7 @@ class Worker:
             "worker.stopped",
             worker=self.id,
             released=interrupted,
-            left_running=len(self.runs),
+            left_running=len(stubborn),
             seconds=round(time.monotonic() - begun, 2),
         )
 

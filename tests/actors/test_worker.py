@@ -153,6 +153,42 @@ async def test_whatever_a_handler_raises_is_the_failure_of_its_run_alone(verger:
     assert (await done(verger, good)).status is TaskStatus.COMPLETED
 
 
+async def test_a_plain_function_that_lets_stop_iteration_out_fails_like_any_other(verger: Verger) -> None:
+    task = await verger.client.enqueue("test.stops", {}, max_attempts=1)
+
+    finished = await done(verger, task)
+
+    assert finished.last_error is not None
+    assert finished.last_error.message == "the handler raised StopIteration"
+
+
+async def test_a_handler_that_leaves_badly_when_it_is_told_to_stop_burns_no_attempt(verger: Verger) -> None:
+    task = await verger.client.enqueue("test.odd", {"kind": "group"}, max_attempts=1)
+    await started(verger, task)
+    worker = verger.app.worker
+    assert worker is not None
+    async with asyncio.timeout(10):
+        while not (
+            marks := await verger.app.store._database.client[verger.app.settings.database]["marks"].count_documents({})
+        ):
+            await asyncio.sleep(0.01)
+    assert marks
+
+    worker.runs[task.id].stop(Stop.CANCEL)
+
+    assert (await done(verger, task)).status is TaskStatus.CANCELLED
+
+
+async def test_a_reason_that_is_no_text_for_a_store_is_made_one(verger: Verger) -> None:
+    task = await verger.client.enqueue("test.odd", {"kind": "strange reason"})
+
+    finished = await done(verger, task)
+
+    assert finished.status is TaskStatus.CANCELLED
+    assert finished.reason is not None
+    assert len(finished.reason) == 500
+
+
 async def test_an_error_that_no_attempt_can_help_is_a_dead_letter_at_once(verger: Verger) -> None:
     finished = await done(verger, await verger.client.enqueue("test.odd", {"kind": "hopeless"}))
 

@@ -3,10 +3,9 @@
 python -m tests.promises.process scheduler,worker
 """
 
-import asyncio
 import sys
 
-from actors.composition import Role, serve
+from actors.composition import Role, run_and_leave
 from service.logs import configure_logs
 from service.settings import load_settings
 
@@ -14,7 +13,7 @@ from service.settings import load_settings
 def main() -> int:
     settings = load_settings()
     configure_logs(settings)
-    return asyncio.run(serve(settings, [Role(role) for role in sys.argv[1].split(",")]))
+    return run_and_leave(settings, [Role(role) for role in sys.argv[1].split(",")])
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from datetime import timedelta
 from itertools import pairwise
 from typing import Any
 
+import pika
 import pytest
 
 from schemas.task import TaskStatus
@@ -47,7 +48,7 @@ async def test_hostile_messages_in_a_burst_are_dead_letters_or_kept_verbatim_and
     installation: Installation,
 ) -> None:
     operators = {"$function": {"body": "while(true){}"}, "a.b": 1, "$where": "1"}
-    hostile: dict[str, bytes] = {
+    hostile: dict[str, bytes | tuple[bytes, dict[str, Any]]] = {
         "huge integer": b'{"taskBody": {"value": 9223372036854775808}}',
         "lone surrogate": b'{"taskBody": {"value": "\\ud800"}}',
         "deep": b'{"taskBody": {"value": ' + b"[" * 200 + b"]" * 200 + b"}}",
@@ -60,10 +61,13 @@ async def test_hostile_messages_in_a_burst_are_dead_letters_or_kept_verbatim_and
         "reserved id": message(id="fire:x", taskBody={}),
         "too large": message(taskBody={"value": "x" * 300_000}),
         "NaN": b'{"taskBody": {"value": NaN}}',
+        "forged mark of ours": (b'{"id": "\\ud800"}', {"verger-stored": 1}),
+        "strange header": (b"{", {"a\0b": "c", "$where": "d"}),
         "NUL in a key": b'{"taskBody": {"a\\u0000b": 1}}',
     }
     good = [("test.work", message(id=f"good-{n}", taskBody={"value": n}), None) for n in range(100)]
-    bad = [("test.work", body, None) for body in hostile.values()]
+    strange = [body if isinstance(body, tuple) else (body, {}) for body in hostile.values()]
+    bad = [("test.work", body, pika.BasicProperties(headers=headers, delivery_mode=2)) for body, headers in strange]
     verbatim = ("test.work", message(id="verbatim", taskBody={"value": operators}), None)
     installation.publish(*good[:50], *bad, verbatim, *good[50:])
 
@@ -82,9 +86,19 @@ async def test_hostile_messages_in_a_burst_are_dead_letters_or_kept_verbatim_and
     )
     letters = installation.take_dead_letters()
     assert sorted(body for body, _ in letters if len(body) < 2048) == sorted(
-        body for body in hostile.values() if len(body) < 2048
+        body for body, _ in strange if len(body) < 2048
     )
     assert worker.alive
+
+
+async def test_a_strange_message_of_an_unknown_type_stops_no_scheduler(installation: Installation) -> None:
+    strange = pika.BasicProperties(headers={"a\0b": "c"}, delivery_mode=2)
+    installation.publish(("nobody.knows", b"{", strange), ("Not A Type!", b"{}", None))
+    scheduler = await installation.start("scheduler")
+
+    await installation.until(lambda: installation.tasks.count_documents({"status": "failed"}) == 2, "both dead letters")
+
+    assert scheduler.events("actor.crashed") == []
 
 
 async def test_a_task_of_an_unknown_type_waits_for_a_roll_out_and_is_a_dead_letter_after_its_grace(

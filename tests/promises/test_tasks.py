@@ -227,3 +227,35 @@ async def test_two_processes_that_start_at_once_on_nothing_make_everything_once(
         assert [line for line in process.log() if line.get("level") in ("error", "warning") or "raw" in line] == []
         process.signal(signal.SIGTERM)
         assert await process.ended() == 0
+
+
+async def test_sigterm_in_the_middle_of_a_stream_of_tasks_burns_no_attempt(installation: Installation) -> None:
+    """Short tasks: at any moment a claim is under way."""
+    await installation.start("scheduler")
+    tasks = await installation.client.enqueue_many([NewTask("test.noop", {"n": n}) for n in range(3000)])
+    first = await installation.start()
+    await installation.until(lambda: installation.tasks.count_documents({"status": "completed"}) > 100, "the stream")
+
+    first.signal(signal.SIGTERM)
+    assert await first.ended(20) == 0
+    assert installation.tasks.count_documents({"status": "running"}) == 0
+    assert first.events("worker.stopped")[0]["left_running"] == 0
+
+    await installation.start()
+    await installation.all_finished(len(tasks))
+    assert installation.tasks.count_documents({"status": "completed", "attempt": 1}) == len(tasks)
+
+
+async def test_a_plain_function_that_does_not_stop_is_released_and_dies_with_its_process(
+    installation: Installation,
+) -> None:
+    await installation.start("scheduler")
+    worker = await installation.start(environment={"VERGER_SHUTDOWN_GRACE": "1s"})
+    task = await installation.client.enqueue("test.deaf", {"seconds": 60})
+    await installation.until(lambda: len(installation.marks()) == 1, "the run")
+
+    worker.signal(signal.SIGTERM)
+    assert await worker.ended(20) == 0
+
+    released = await installation.task(task.id)
+    assert (released.status, released.attempt) == (TaskStatus.PENDING, 0)
