@@ -119,7 +119,7 @@ async def test_where_no_broker_listens_opening_fails_at_once(make: Make) -> None
 
 
 async def test_a_publish_in_flight_when_the_connection_is_lost_ends_and_tells_no_lies(
-    broker: RabbitBroker, rabbit_server: RabbitServer
+    broker: RabbitBroker, rabbit_server: RabbitServer, log_book: LogBook
 ) -> None:
     sending = asyncio.create_task(broker.publish([Publication("report", b"x")] * 100_000))
     await asyncio.sleep(0)
@@ -130,6 +130,7 @@ async def test_a_publish_in_flight_when_the_connection_is_lost_ends_and_tells_no
         outcomes = await sending
     assert True in outcomes
     assert False in outcomes
+    await log_book.wait("broker.connected", count=4)  # both connections, twice
     await eventually(lambda: broker.publish(ONE), [True])
     assert await broker.depth("report") > sum(outcomes)
 

@@ -10,6 +10,7 @@ from service.states import Seen
 from service.store.mongo import MongoStore
 from service.store.mongo.claims import note_request
 from service.store.port import ClaimAnswer, Claimed, ClaimRequest, Deduplicated, Known, Rejected, Store
+from tests.conftest import DatabaseClient
 from tests.contract.store.conftest import Adapter
 from tests.contract.store.steps import (
     AT_ONCE,
@@ -346,6 +347,26 @@ async def test_p8_one_record_that_cannot_be_kept_is_refused_alone(store: Store, 
     assert all(isinstance(answer, Claimed) for answer in good)
     assert await store.tasks.get("bad") is None
     assert [(await look(store, answer.task.id)).attempt for answer in good if isinstance(answer, Claimed)] == [1] * 99
+
+
+async def test_p8_one_write_that_the_server_refuses_leaves_the_others_claimed(
+    store: Store, emptied_database: str, database_client: DatabaseClient
+) -> None:
+    """Here the others have been written when the error comes, and belong to this claim."""
+    requests = [foreign(a_task(task.id, task_body={"bad": task.id == "t004"})) for task in some_tasks(10)]
+    database = database_client[emptied_database]
+    database.command("collMod", "tasks", validator={"taskBody.bad": {"$ne": True}})
+    try:
+        answers = await store.claims.claim(requests, "w1")
+    finally:
+        database.command("collMod", "tasks", validator={})
+
+    assert isinstance(answers.pop(4), Rejected)
+    claimed = [answer.task for answer in answers if isinstance(answer, Claimed)]
+    assert len(claimed) == 9
+    for task in claimed:
+        mine = await look(store, task.id)
+        assert (mine.claim_token, mine.attempt) == (task.claim_token, 1)
 
 
 async def test_claims_of_a_batch_are_a_worker_s_own(store: Store) -> None:
