@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
+from typing import Any
 
 import structlog
 
@@ -33,7 +34,7 @@ from service.broker.port import Broker
 from service.broker.rabbitmq import RabbitBroker
 from service.client import Client
 from service.clock import StoreClock
-from service.errors import BrokerUnavailable, ConfigError, Unavailable
+from service.errors import BrokerUnavailable, ConfigError, StoreUnavailable, Unavailable
 from service.registry import Registry, load
 from service.settings import MEMORY_BROKER, Settings
 from service.store.mongo import MongoStore
@@ -87,6 +88,7 @@ class App:
         self._clock = clock
         self._nap = nap or (EMBEDDED_NAP if settings.embedded else NAP)
         self._scheduler: SchedulerActor | None = None
+        self._mongo: EmbeddedMongo | None = None
         self.name = f"{socket.gethostname()}-{os.getpid()}"
         self.worker: Worker | None = None
         self._stack = AsyncExitStack()
@@ -142,6 +144,7 @@ class App:
     async def _embedded(self) -> EmbeddedMongo:
         mongo = await start_mongod(self.settings.data_dir, mongod=self.settings.mongod)
         self._stack.push_async_callback(mongo.stop)
+        self._mongo = mongo
         return mongo
 
     async def _start_scheduler(self, control: ControlActor) -> None:
@@ -186,7 +189,18 @@ class App:
     async def failed(self) -> Exception:
         """Returns only when an actor cannot be kept running."""
         watched = [self._supervisor, *(self.worker.supervisors if self.worker is not None else ())]
-        return await first_failure(watched)
+        failing = asyncio.create_task(first_failure(watched), name="failure")
+        waits: set[asyncio.Task[Any]] = {failing}
+        if self._mongo is not None:
+            waits.add(asyncio.create_task(self._mongo.wait(), name="mongod"))
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            if failing.done():
+                return await failing
+            return StoreUnavailable(f"the private mongod has ended; see {self.settings.data_dir / 'mongod.log'}")
+        finally:
+            for wait in waits:
+                wait.cancel()
 
 
 async def _insist(what: str, connect: Callable[[], Awaitable[None]]) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from actors.composition import App, Role, make_store
 from actors.embedded import start_mongod
-from schemas.task import TaskStatus
+from schemas.task import Task, TaskStatus
 from service.broker.memory import MemoryBroker
 from service.client import Client
 from service.settings import MEMORY_BROKER, load_settings
@@ -65,15 +65,23 @@ class Verger:
         for schedule in await store.schedules.all():
             if schedule.firing is not None or (schedule.next_fire_at is not None and schedule.next_fire_at <= now):
                 return f"schedule {schedule.id} is due"
-        # Twice pending: what starts or is tried again between two looks is seen by one of them.
-        for status in (TaskStatus.PENDING, TaskStatus.RUNNING, TaskStatus.PENDING):
-            page = await store.tasks.find(TaskFilter(status=status), limit=100)
-            for task in page.tasks:
-                if status is TaskStatus.RUNNING or task.retry_at <= self.clock.now():
-                    return f"{task.task_type} {task.id} is {status.value}"
+        # In the order of creation, which never changes: what is released and claimed again meanwhile is not missed.
+        async for task in self._every():
+            due = task.status is TaskStatus.PENDING and task.retry_at <= self.clock.now()
+            if due or task.status is TaskStatus.RUNNING:
+                return f"{task.task_type} {task.id} is {task.status.value}"
         for task in await store.upkeep.dead_due(now + timedelta(days=1), 1):
             return f"{task.task_type} {task.id} is on its way to the dead letters"
         return None
+
+    async def _every(self) -> AsyncIterator[Task]:
+        cursor: str | None = None
+        while True:
+            page = await self.app.store.tasks.find(TaskFilter(), limit=1000, cursor=cursor)
+            for task in page.tasks:
+                yield task
+            if (cursor := page.cursor) is None:
+                return
 
     async def failed(self) -> Sequence[str]:
         """One line for each dead letter: what a test that expects none asserts on."""

@@ -122,6 +122,8 @@ class Task(Model):
     again: bool = False
     """Asked for once more while running."""
     cancel_requested_at: Instant | None = None
+    cancel_forced: bool = False
+    """The handler is interrupted, not only asked."""
 
     last_error: TaskError | None = None
     progress: Progress | None = None

@@ -16,7 +16,7 @@ from schemas.message import MAX_ID
 from schemas.schedule import Schedule
 from schemas.task import TASK_TYPE, Task
 from service.broker.port import Broker, Publication
-from service.envelope import FIRE_PREFIX, RESERVED, for_stored, new_task
+from service.envelope import FIRE_PREFIX, RESERVED, for_stored, new_task, waits_in_store
 from service.errors import Conflict, InvalidInput, NotFound, Unavailable
 from service.payload import MAX_BYTES, check_size, check_storable
 from service.registry import Handler, Registry
@@ -99,7 +99,8 @@ class Client:
         records = [self._record(task, now, published=publishes) for task in tasks]
         answers = await self._store.tasks.create(records, transaction=transaction)
         if publishes:
-            await self._publish([for_stored(answer.task, now) for answer in answers if answer.created])
+            fresh = [answer.task for answer in answers if answer.created]
+            await self._publish([for_stored(task, now) for task in fresh if not waits_in_store(task.retry_at, now)])
         return answers
 
     def _record(self, new: NewTask, now: datetime, *, published: bool) -> Task:
@@ -111,6 +112,8 @@ class Client:
             if value is not None and not (0 < len(value) <= MAX_ID and value.isprintable()):
                 raise InvalidInput(field, value, f"is not a text of 1 to {MAX_ID} characters", "shorten it")
             check_storable(value, field)
+        if new.unique and new.name is not None:
+            raise InvalidInput("unique", new.unique, "is given beside name", "give one of the two")
         if new.id is not None and new.id.startswith(RESERVED):
             raise InvalidInput("id", new.id, "starts with a reserved word", f"avoid {', '.join(RESERVED)}")
         if new.max_attempts is not None and new.max_attempts < 1:
@@ -128,6 +131,7 @@ class Client:
             timeout_seconds=_seconds(new.timeout),
             tenant_id=new.tenant_id,
         )
+        published = published and not waits_in_store(task.retry_at, now)
         return task.model_copy(update={"relay_at": relay_at(now, task.retry_at, published=published)})
 
     def _body(self, handler: Handler | None, body: dict[str, Any] | BaseModel | None) -> dict[str, Any]:
@@ -176,7 +180,7 @@ class Client:
     async def cancel(self, task_id: str, *, force: bool = False, reason: str = "asked for") -> Task:
         """Pending: ends at once. Running: the handler sees it at its next checkpoint; ``force`` interrupts it. Raises
         NotFound."""
-        task = await self._store.tasks.cancel(task_id, reason)
+        task = await self._store.tasks.cancel(task_id, reason, force=force)
         if not task.status.finished:
             await self._hint(
                 ControlMessage(command=ControlCommand.CANCEL, task_id=task_id, task_type=task.task_type, force=force)

@@ -14,10 +14,10 @@ from pydantic import ValidationError
 from schemas.base import to_instant
 from schemas.message import MAX_ID, TaskMessage
 from schemas.task import TASK_TYPE, Payload, Task, TaskError, TaskStatus
-from service.broker.port import MARKER, RETRY_AT, STORED, Delivery, Publication, rung
+from service.broker.port import DELAY_LADDER, MARKER, RETRY_AT, STORED, Delivery, Publication, rung
 from service.errors import InvalidMessage, PayloadRefused
 from service.payload import HEAD_BYTES, check_storable, encode, live_key
-from service.registry import DEFAULT_MAX_ATTEMPTS, DEFAULT_TIMEOUT, Handler
+from service.registry import DEFAULT_MAX_ATTEMPTS, DEFAULT_TIMEOUT, Handler, fold
 from service.states import LONGEST_WAIT, RELAY_SLACK
 
 MARKER_BODY = b"{}"
@@ -120,7 +120,7 @@ def _record(
         if message.task_type is not None and message.task_type != key:
             raise InvalidMessage("taskType", task_type, f"contradicts the routing key {key!r}", "leave it out")
     else:
-        if task_type not in handler.names:
+        if task_type not in handler.names and fold(task_type) not in handler.names:
             raise InvalidMessage("taskType", task_type, f"contradicts the routing key {key!r}", "leave it out")
         task_type = handler.task_type
     return new_task(
@@ -259,6 +259,11 @@ def for_stored(task: Task, now: datetime) -> Publication:
         task.retry_at,
         now,
     )
+
+
+def waits_in_store(retry_at: datetime, now: datetime) -> bool:
+    """Whether it is so far off that no message circles for it: relay publishes it in time (P3)."""
+    return retry_at - now > DELAY_LADDER[-1]
 
 
 def early(publication: Publication, retry_at: datetime, now: datetime) -> Publication:

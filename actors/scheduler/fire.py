@@ -140,7 +140,7 @@ class Fire(Duty):
             body=schedule.task_body,
             now=now,
             id=task_id,
-            unique=schedule.overlap is Overlap.SKIP or None,
+            unique=schedule.overlap is Overlap.SKIP,
             retry_at=retry_at,
         )
         return task.model_copy(

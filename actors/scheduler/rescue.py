@@ -13,7 +13,7 @@ from service.broker.port import Broker
 from service.envelope import dead_letter, for_stored
 from service.settings import Settings
 from service.states import RELAY_SLACK, rescue
-from service.store.port import RelayMove, Store
+from service.store.port import RelayMove, RunEnd, Store
 
 log = structlog.get_logger()
 
@@ -121,6 +121,13 @@ class Rescue(Duty):
         dead = [task for task in taken if task.status is TaskStatus.FAILED]
         messages = [*(for_stored(task, now) for task in pending), *map(dead_letter, dead)]
         confirmed = await self._broker.publish(messages) if messages else []
+        ends = [
+            RunEnd(task.schedule_id, task.id, task.status, now, 0)
+            for task in taken
+            if task.schedule_id is not None and task.status.finished
+        ]
+        if ends:
+            await self._store.schedules.record_runs(ends)
         there = [task for task, sure in zip(dead, confirmed[len(pending) :], strict=True) if sure]
         if there:
             await self._store.upkeep.relay_move([RelayMove(task, None) for task in there])

@@ -70,6 +70,11 @@ def actor(
     except ValueError as error:
         raise ConfigError(f"@actor({task_type!r}): {error}") from None
 
+    if limit <= timedelta():
+        raise ConfigError(f"@actor({task_type!r}): timeout is {limit}; give more than nothing")
+    if min((policy.base, policy.cap, *policy.delays)) < timedelta() or policy.factor < 1:
+        raise ConfigError(f"@actor({task_type!r}): delays are not negative, and backoff_factor is 1 or more")
+
     def declare(function: Callable[..., Any]) -> Handler:
         model, wants_context = _signature(task_type, function)
         return Handler(

@@ -83,12 +83,9 @@ async def _in_thread(
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:
-        # It sees ``ctx.cancel_requested``; what it returns is of no interest any more.
-        while not work.done():
-            try:
-                await asyncio.wait([work])
-            except asyncio.CancelledError:
-                continue
+        # It sees ``ctx.cancel_requested``; what it returns is of no interest any more. A second cancellation is that
+        # of the closing loop, which must not wait for it.
+        await asyncio.wait([work])
         if not work.cancelled():
             work.exception()
         raise

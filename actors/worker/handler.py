@@ -21,9 +21,9 @@ from actors.worker.settler import Settler
 from schemas.event import Event, EventName
 from schemas.outcome import Outcome, Released
 from schemas.task import Task
-from service.broker.port import DELAY_LADDER, Broker, Consumer, Delivery, Publication
+from service.broker.port import Broker, Consumer, Delivery, Publication
 from service.client import Client
-from service.envelope import Incoming, clean, early, for_stored, marker_of, read
+from service.envelope import Incoming, clean, early, for_stored, marker_of, read, waits_in_store
 from service.errors import BrokerUnavailable, InvalidMessage, PayloadRefused, StoreUnavailable
 from service.registry import Handler
 from service.settings import Settings
@@ -235,7 +235,7 @@ class HandlerActor(Actor):
                 case Deduplicated(by=by, again=again):
                     log.info("task.deduplicated", task_type=self.handler.task_type, id=incoming.id, by=by, again=again)
                 case Rejected(reason=reason):
-                    batch.invalid.append((delivery, PayloadRefused("message", "…", reason, "send plain JSON")))
+                    batch.invalid.append((delivery, PayloadRefused("record", "…", reason, "send plain JSON")))
                     continue
                 case NotDone():
                     batch.held.append(delivery)
@@ -253,14 +253,14 @@ class HandlerActor(Actor):
         records = []
         for delivery, incoming in fresh:
             if incoming.record is not None:
-                beyond = incoming.record.retry_at - now > DELAY_LADDER[-1]
+                beyond = waits_in_store(incoming.record.retry_at, now)
                 due = incoming.record.retry_at if beyond else incoming.record.retry_at + RELAY_SLACK
                 records.append(incoming.record.model_copy(update={"relay_at": due}))
             elif incoming.retry_at is not None:
                 message = Publication(self.handler.task_type, delivery.body, clean(delivery.headers))
                 publications.append(early(message, incoming.retry_at, now))
         for answer in await self._store.tasks.create(records) if records else ():
-            if answer.created and answer.task.retry_at - now <= DELAY_LADDER[-1]:
+            if answer.created and not waits_in_store(answer.task.retry_at, now):
                 publications.append(for_stored(answer.task, now))
         if publications:
             await self._broker.publish(publications)

@@ -104,4 +104,6 @@ class Heartbeat:
             run = meant(task_id)
             if run is not None:
                 run.cancel_requested = True
+                if task_id in reply.forced:
+                    run.stop(Stop.CANCEL)
         self._on_paused(reply.paused)

@@ -13,7 +13,7 @@ from schemas.event import Event, EventName
 from schemas.outcome import Completed, Failed, Outcome
 from schemas.task import Task, TaskStatus
 from service.broker.port import Broker
-from service.envelope import dead_letter, for_stored
+from service.envelope import dead_letter, for_stored, waits_in_store
 from service.errors import StoreUnavailable
 from service.states import RELAY_SLACK, Move, Seen, relay_at, settle
 from service.store.port import Changed, Refused, RelayMove, RunEnd, Settled, Settlement, Store
@@ -114,7 +114,10 @@ class Settler(Actor):
         task = end.run.task
         due: dict[str, object] = {}
         if move.retry_at is not None:
-            due = {"retry_at": move.retry_at, "relay_at": relay_at(now, move.retry_at, published=True)}
+            due = {
+                "retry_at": move.retry_at,
+                "relay_at": relay_at(now, move.retry_at, published=not waits_in_store(move.retry_at, now)),
+            }
         elif move.status is TaskStatus.FAILED:
             due = {"relay_at": now + RELAY_SLACK}
         return Settlement(
@@ -153,7 +156,9 @@ class Settler(Actor):
             self._report(end)
             assert end.move is not None and end.settlement is not None
             if end.move.status is TaskStatus.PENDING:
-                publications.append(for_stored(self._as_settled(end), now))
+                task = self._as_settled(end)
+                if not waits_in_store(task.retry_at, now):
+                    publications.append(for_stored(task, now))
             elif end.move.status is TaskStatus.FAILED:
                 dead.append(self._as_settled(end))
         await self._record_runs([end for end in ends if end.run.task.schedule_id is not None])

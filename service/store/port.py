@@ -164,6 +164,8 @@ class BeatReply:
     """Ids that were asked to stop."""
     paused: frozenset[str]
     """Task types that are paused."""
+    forced: frozenset[str] = frozenset()
+    """Those of ``cancel`` that are to be interrupted."""
 
 
 class HeartbeatLink(Protocol):
@@ -234,7 +236,7 @@ class Tasks(Protocol):
     async def get_many(self, task_ids: Collection[str]) -> dict[str, Task]: ...
 
     @abstractmethod
-    async def cancel(self, task_id: str, reason: str) -> Task:
+    async def cancel(self, task_id: str, reason: str, *, force: bool = False) -> Task:
         """Pending: cancelled at once. Running: asked to stop, and ``again`` unset (P5). Finished: unchanged.
 
         Returns it as it then is. Raises NotFound.

@@ -94,6 +94,16 @@ async def test_force_interrupts_a_handler_that_does_not_look(verger: Verger) -> 
     assert (await done(verger, task)).status is TaskStatus.CANCELLED
 
 
+async def test_force_reaches_a_worker_that_the_hint_does_not(mongo_url: str) -> None:
+    async with sandbox(["tests.handlers"], mongodb_url=mongo_url, stale_claim_timeout=timedelta(seconds=3)) as verger:
+        task = await verger.client.enqueue("test.work", {"seconds": 60})
+        await started(verger, task)
+
+        await verger.app.store.tasks.cancel(task.id, "asked for", force=True)
+
+        assert (await done(verger, task)).status is TaskStatus.CANCELLED
+
+
 async def test_a_thread_that_is_cancelled_is_told_and_its_slot_is_held_until_it_ends(verger: Verger) -> None:
     task = await verger.client.enqueue("test.threaded", {"seconds": 20})
     await started(verger, task)

@@ -349,7 +349,16 @@ def move_update(settlement: Settlement, now: datetime, *, keep_token: bool) -> D
         put["relayAt"] = settlement.relay_at or put["retryAt"]
         if move.new_run:
             put.update({"attempt": 0, "retryCount": 0})
-            drop.update({"again": "", "cancelRequestedAt": "", "checkpoint": "", "progress": "", "reason": ""})
+            drop.update(
+                {
+                    "cancelForced": "",
+                    "again": "",
+                    "cancelRequestedAt": "",
+                    "checkpoint": "",
+                    "progress": "",
+                    "reason": "",
+                }
+            )
         elif move.give_back:
             update["$inc"] = {"attempt": -1}
         elif move.failed:

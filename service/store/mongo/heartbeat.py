@@ -22,7 +22,8 @@ class MongoHeartbeatLink(HeartbeatLink):
 
     def beat(self, beat: Beat) -> BeatReply:
         try:
-            lost, cancel = self._renew(beat) if beat.claims else (frozenset[str](), frozenset[str]())
+            none = frozenset[str]()
+            lost, cancel, forced = self._renew(beat) if beat.claims else (none, none, none)
             if beat.markers:
                 self._types.bulk_write(
                     [
@@ -35,16 +36,18 @@ class MongoHeartbeatLink(HeartbeatLink):
             self._note_worker(beat)
         except PyMongoError as error:
             raise translate(error, self._url) from error
-        return BeatReply(lost, cancel, paused)
+        return BeatReply(lost, cancel, paused, forced)
 
-    def _renew(self, beat: Beat) -> tuple[frozenset[str], frozenset[str]]:
+    def _renew(self, beat: Beat) -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
         ids = list(beat.claims)
         tokens = list(set(beat.claims.values()))
         mine = {"_id": {"$in": ids}, "status": "running", "claimToken": {"$in": tokens}}
         self._tasks.update_many(mine, {"$currentDate": {"processingAt": True}})
         found: dict[str, Any] = {
             task["_id"]: task
-            for task in self._tasks.find({"_id": {"$in": ids}}, {"status": 1, "claimToken": 1, "cancelRequestedAt": 1})
+            for task in self._tasks.find(
+                {"_id": {"$in": ids}}, {"status": 1, "claimToken": 1, "cancelRequestedAt": 1, "cancelForced": 1}
+            )
         }
         lost = frozenset(
             task_id
@@ -56,7 +59,7 @@ class MongoHeartbeatLink(HeartbeatLink):
         cancel = frozenset(
             task_id for task_id, task in found.items() if task_id not in lost and "cancelRequestedAt" in task
         )
-        return lost, cancel
+        return lost, cancel, frozenset(task_id for task_id in cancel if found[task_id].get("cancelForced"))
 
     def _note_worker(self, beat: Beat) -> None:
         fields = beat.worker.model_dump(by_alias=True, exclude={"id", "seen_at"})

@@ -120,7 +120,7 @@ class MongoTasks(Tasks):
 
         return await self._database.repeat(read)
 
-    async def cancel(self, task_id: str, reason: str) -> Task:
+    async def cancel(self, task_id: str, reason: str, *, force: bool = False) -> Task:
         push = history_push(self._clock.now(), "cancel requested", reason=reason)
         while True:
             # Still pending: ends here.
@@ -136,10 +136,10 @@ class MongoTasks(Tasks):
             )
             if document is None:
                 # Running: it is told. A request made before this one is withdrawn with it (P5).
-                document = await self._change(
-                    {"_id": task_id, "status": "running"},
-                    {"$currentDate": {"cancelRequestedAt": True}, "$unset": {"again": ""}, "$push": push},
-                )
+                told: Document = {"$currentDate": {"cancelRequestedAt": True}, "$unset": {"again": ""}, "$push": push}
+                if force:
+                    told["$set"] = {"cancelForced": True}
+                document = await self._change({"_id": task_id, "status": "running"}, told)
             if document is not None:
                 return task_from(document)
             stored = await self.get(task_id)
@@ -156,7 +156,14 @@ class MongoTasks(Tasks):
                 {"_id": task_id, "status": "failed", "relayAt": {"$exists": False}},
                 {
                     "$set": {"status": "pending", "attempt": 0, "retryCount": 0, "retryAt": now, "relayAt": relay_at},
-                    "$unset": {"finishedAt": "", "again": "", "cancelRequestedAt": "", "reason": "", "progress": ""},
+                    "$unset": {
+                        "finishedAt": "",
+                        "again": "",
+                        "cancelRequestedAt": "",
+                        "cancelForced": "",
+                        "reason": "",
+                        "progress": "",
+                    },
                     "$rename": {"endedKey": "liveKey"},
                     "$push": history_push(now, "replayed"),
                 },
