@@ -9,6 +9,7 @@ import pytest
 from actors.testing import Verger, sandbox
 from actors.worker.run import Stop
 from schemas.task import Task, TaskStatus
+from service.broker.port import Publication
 from service.errors import Conflict, InvalidInput
 
 
@@ -233,6 +234,23 @@ async def test_a_replay_of_a_name_that_is_taken_meanwhile_is_a_conflict(verger: 
 
     replayed = await verger.client.replay(task.id)
     assert replayed.live_key == "name:only"
+
+
+async def test_p10_a_delivery_held_too_long_is_requeued_neither_stored_nor_claimed(
+    verger: Verger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actors.worker.handler.HOLD_SECONDS", -1)
+    await verger.app.broker.publish([Publication("test.noop", b'{"id": "held"}')])
+    await asyncio.sleep(0.2)
+    assert await verger.app.store.tasks.get("held") is None
+
+    monkeypatch.undo()
+
+    async with asyncio.timeout(10):
+        while await verger.app.store.tasks.get("held") is None:
+            await asyncio.sleep(0.01)
+    finished = await verger.client.wait("held")
+    assert (finished.status, finished.fence) == (TaskStatus.COMPLETED, 1)
 
 
 async def test_an_author_sees_what_was_not_declared(verger: Verger) -> None:

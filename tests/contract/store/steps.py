@@ -1,5 +1,6 @@
 """Rows, and what the tests of this suite do to a store again and again."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -11,6 +12,7 @@ from schemas.worker import Worker
 from service.states import Seen, relay_at, settle as settle_move
 from service.store.port import (
     Beat,
+    BeatReply,
     Claimed,
     ClaimRequest,
     FireClaim,
@@ -165,6 +167,15 @@ def a_fire(schedule: Schedule, **fields: Any) -> FireClaim:
 def a_beat(*claims: Task, worker: str = "w1", **markers: datetime) -> Beat:
     me = Worker(id=worker, host="h", pid=1, roles=["worker"], started_at=now(), seen_at=now(), version="1")
     return Beat(me, {task.id: task.claim_token or "" for task in claims}, markers)
+
+
+async def beat(store: Store, told: Beat) -> BeatReply:
+    """One beat over a link of its own."""
+    link = store.claims.heartbeat()
+    try:
+        return await asyncio.to_thread(link.beat, told)
+    finally:
+        link.close()
 
 
 def new_id() -> str:

@@ -107,6 +107,17 @@ async def test_p13_a_replayed_dead_letter_starts_afresh_and_keeps_its_history(st
     assert (again.attempt, again.fence) == (1, 2)
 
 
+async def test_p13_a_replayed_dead_letter_forgets_the_cancel(store: Store) -> None:
+    task = await running(store, max_attempts=1)
+    await store.tasks.cancel("a", "not needed", force=True)
+    await settle(store, task, failed(None))
+    await store.upkeep.relay_move([RelayMove(await look(store), None)])
+
+    replayed = await store.tasks.replay("a", now())
+
+    assert (replayed.cancel_requested_at, replayed.cancel_forced) == (None, False)
+
+
 async def test_p13_no_replay_before_the_dead_letter_is_on_its_exchange(store: Store) -> None:
     task = await dead(store, published=False)
 

@@ -1,6 +1,5 @@
 """What the store says has happened, a majority has; what it reads, a majority will not forget."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
@@ -20,6 +19,7 @@ from tests.contract.store.steps import (
     a_fire,
     a_schedule,
     a_task,
+    beat,
     claim,
     dead,
     end,
@@ -80,9 +80,7 @@ async def test_every_write_and_every_read_is_of_a_majority(store: Store, listene
     await store.claims.claim([foreign(a_task("b"))], "w1")
     tasks = await claim(store, "t000", "t001")
     await store.claims.save("t000", tasks[0].claim_token or "", progress=None, checkpoint=1, keep_checkpoint=True)
-    link = store.claims.heartbeat()
-    await asyncio.to_thread(link.beat, a_beat(*tasks, report=now()))
-    link.close()
+    await beat(store, a_beat(*tasks, report=now()))
     await store.claims.settle([end(task, Completed()) for task in tasks])
     await store.tasks.cancel("t002", "not needed")
     await store.upkeep.put_dead(a_task("bad"))

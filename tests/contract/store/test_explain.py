@@ -24,6 +24,7 @@ from tests.contract.store.steps import (
     a_schedule,
     a_task,
     an_error,
+    beat,
     end,
     failed,
     foreign,
@@ -247,13 +248,7 @@ async def test_a_claim_and_an_end_cost_what_they_change(store: Store, profile: P
 
 async def test_a_beat_costs_what_it_renews(store: Store, profile: Profile) -> None:
     running = [await look(store, f"r{number:02}") for number in range(0, RUNNING, 2)]
-    link = store.claims.heartbeat()
-
-    async def beat() -> None:
-        link.beat(a_beat(*running))
-
-    entries = await profile.of(beat)
-    link.close()
+    entries = await profile.of(lambda: beat(store, a_beat(*running)))
 
     check(entries, slack=len(running) + SLACK)  # ids and tokens are looked for at once
     assert sum(entry.get("nModified", 0) for entry in entries) == len(running)

@@ -98,6 +98,18 @@ async def test_a_cancel_is_heard(store: Store, link: HeartbeatLink) -> None:
     assert reply.lost == set()
 
 
+async def test_a_forced_cancel_is_heard_as_one(store: Store, link: HeartbeatLink) -> None:
+    tasks = [await running(store, task_id) for task_id in ("a", "b", "c")]
+    await store.tasks.cancel("a", "now", force=True)
+    await store.tasks.cancel("b", "please")
+    await store.tasks.cancel("a", "please")  # to ask once more takes nothing back
+
+    reply = await beat(link, a_beat(*tasks))
+
+    assert reply.cancel == {"a", "b"}
+    assert reply.forced == {"a"}
+
+
 async def test_a_lost_claim_is_not_asked_to_stop_as_well(store: Store, link: HeartbeatLink) -> None:
     task = await running(store)
     await settle(store, task, Released("shutdown"))

@@ -17,6 +17,7 @@ from tests.contract.store.steps import (
     a_beat,
     a_task,
     an_error,
+    beat,
     claim,
     dead,
     end,
@@ -215,9 +216,7 @@ async def test_p12_one_marker_is_on_its_way_at_most(store: Store) -> None:
 async def test_p12_a_marker_that_was_seen_makes_room_for_the_next(store: Store) -> None:
     start = now()
     await store.upkeep.take_marker("report", start)
-    link = store.claims.heartbeat()
-    await asyncio.to_thread(link.beat, a_beat(report=start))
-    link.close()
+    await beat(store, a_beat(report=start))
 
     assert await store.upkeep.take_marker("report", start + SECOND)
 
@@ -225,9 +224,7 @@ async def test_p12_a_marker_that_was_seen_makes_room_for_the_next(store: Store) 
 async def test_p12_a_marker_that_an_older_one_answers_is_still_out(store: Store) -> None:
     start = now()
     await store.upkeep.take_marker("report", start)
-    link = store.claims.heartbeat()
-    await asyncio.to_thread(link.beat, a_beat(report=start - MINUTE))
-    link.close()
+    await beat(store, a_beat(report=start - MINUTE))
 
     assert not await store.upkeep.take_marker("report", start + SECOND)
 

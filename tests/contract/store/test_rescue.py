@@ -17,6 +17,7 @@ from tests.contract.store.steps import (
     STALE,
     a_beat,
     a_task,
+    beat,
     claim,
     look,
     now,
@@ -160,9 +161,7 @@ async def test_p9_a_renewal_between_the_look_and_the_rescue_saves_the_claim(stor
     await running(store, worker="w1")
     await store.upkeep.rescue_workers(["w1"])
     [task], _ = await store.upkeep.stale_claims(MINUTE, 10)
-    link = store.claims.heartbeat()
-    await asyncio.to_thread(link.beat, a_beat(task))
-    link.close()
+    await beat(store, a_beat(task))
 
     assert not await store.upkeep.rescue(task, rescue(task, now() - SECOND), MINUTE, now())
 
@@ -210,11 +209,7 @@ async def test_p9_the_lost_run_is_told(store: Store) -> None:
     task = await running(store)
     await take(store)
 
-    link = store.claims.heartbeat()
-    reply = await asyncio.to_thread(link.beat, a_beat(task))
-    link.close()
-
-    assert reply.lost == {"a"}
+    assert (await beat(store, a_beat(task))).lost == {"a"}
     assert await settle(store, task, Completed()) == Refused()
 
 

@@ -269,7 +269,7 @@ async def test_p5_any_end_with_a_request_is_a_new_run(store: Store, case: Outcom
     progress = Progress(progress=0.5, done_count=1, at=now())
     await store.claims.save("a", token, progress=progress, checkpoint={"row": 7}, keep_checkpoint=True)
     if isinstance(case, Cancelled):
-        await store.tasks.cancel("a", "not needed")
+        await store.tasks.cancel("a", "not needed", force=True)
     await ask_again(store)
     seen = Seen(again=True, cancel_requested=isinstance(case, Cancelled))
 
@@ -279,6 +279,7 @@ async def test_p5_any_end_with_a_request_is_a_new_run(store: Store, case: Outcom
     assert (fresh.status, fresh.attempt, fresh.retry_count, fresh.fence) == (TaskStatus.PENDING, 0, 0, 1)
     assert (fresh.checkpoint, fresh.progress, fresh.cancel_requested_at, fresh.again) == (None, None, None, False)
     assert (fresh.live_key, fresh.finished_at, fresh.reason, fresh.result) == ("name:n", None, None, None)
+    assert not fresh.cancel_forced
     assert fresh.retry_at <= now()
     assert fresh.relay_at is not None
     assert [task.id for task in await claim(store, "a")] == ["a"]

@@ -2,22 +2,14 @@
 
 import asyncio
 
-from service.store.port import BeatReply, Store
+from service.store.port import Store
 from tests.contract.store.conftest import Adapter
-from tests.contract.store.steps import HOUR, MINUTE, SECOND, a_beat, now
-
-
-async def beat(store: Store, worker: str) -> BeatReply:
-    link = store.claims.heartbeat()
-    try:
-        return await asyncio.to_thread(link.beat, a_beat(worker=worker))
-    finally:
-        link.close()
+from tests.contract.store.steps import HOUR, MINUTE, SECOND, a_beat, beat, now
 
 
 async def test_a_worker_is_known_by_its_heartbeat(store: Store) -> None:
-    await beat(store, "w1")
-    await beat(store, "w2")
+    await beat(store, a_beat(worker="w1"))
+    await beat(store, a_beat(worker="w2"))
 
     workers = await store.workers.alive(now() - MINUTE)
 
@@ -29,14 +21,14 @@ async def test_a_worker_is_known_by_its_heartbeat(store: Store) -> None:
 
 
 async def test_a_worker_that_was_not_seen_for_long_is_not_there(store: Store) -> None:
-    await beat(store, "w1")
+    await beat(store, a_beat(worker="w1"))
 
     assert await store.workers.alive(now() + MINUTE) == []
 
 
 async def test_a_worker_that_stops_is_forgotten(store: Store) -> None:
-    await beat(store, "w1")
-    await beat(store, "w2")
+    await beat(store, a_beat(worker="w1"))
+    await beat(store, a_beat(worker="w2"))
 
     await store.workers.forget("w1")
     await store.workers.forget("unknown")
@@ -45,7 +37,7 @@ async def test_a_worker_that_stops_is_forgotten(store: Store) -> None:
 
 
 async def test_workers_that_are_gone_are_pruned(store: Store) -> None:
-    await beat(store, "w1")
+    await beat(store, a_beat(worker="w1"))
 
     assert await store.workers.prune(now() - HOUR) == 0
     assert await store.workers.prune(now() + HOUR) == 1
@@ -57,10 +49,10 @@ async def test_a_type_is_paused_until_it_is_resumed(store: Store) -> None:
 
     await store.upkeep.set_paused("report", True)
     await store.upkeep.take_marker("mail", now())
-    assert (await beat(store, "w1")).paused == {"report"}
+    assert (await beat(store, a_beat(worker="w1"))).paused == {"report"}
 
     await store.upkeep.set_paused("report", False)
-    assert (await beat(store, "w1")).paused == set()
+    assert (await beat(store, a_beat(worker="w1"))).paused == set()
     assert {name: state.paused for name, state in (await store.upkeep.type_states()).items()} == {
         "report": False,
         "mail": False,
