@@ -16,7 +16,7 @@ from schemas.message import MAX_ID, TaskMessage
 from schemas.task import TASK_TYPE, Payload, Task, TaskError, TaskStatus
 from service.broker.port import DELAY_LADDER, MARKER, RETRY_AT, STORED, Delivery, Publication, rung
 from service.errors import InvalidMessage, PayloadRefused
-from service.payload import HEAD_BYTES, check_storable, encode, live_key
+from service.payload import HEAD_BYTES, check_storable, encode, live_key, safe_text
 from service.registry import DEFAULT_MAX_ATTEMPTS, DEFAULT_TIMEOUT, Handler, fold
 from service.states import LONGEST_WAIT, RELAY_SLACK
 
@@ -196,8 +196,8 @@ def invalid_task(delivery: Delivery, error: InvalidMessage | PayloadRefused, now
         relay_at=now + RELAY_SLACK,
         last_error=TaskError(
             type=type(error).__name__,
-            message=_safe(str(error)),
-            fingerprint=f"{type(error).__name__}:{_safe(error.field)}",
+            message=safe_text(str(error)),
+            fingerprint=f"{type(error).__name__}:{safe_text(error.field)}",
             at=now,
         ),
         payload=Payload(
@@ -206,15 +206,11 @@ def invalid_task(delivery: Delivery, error: InvalidMessage | PayloadRefused, now
             sha256=digest,
             complete=complete,
             headers={
-                _safe(name): _safe(str(value))[:200] for name, value in list(clean(delivery.headers).items())[:20]
+                safe_text(name): safe_text(str(value))[:200]
+                for name, value in list(clean(delivery.headers).items())[:20]
             },
         ),
     )
-
-
-def _safe(text: str) -> str:
-    """Text that any store keeps, as a key too: lone surrogates and NUL are escaped."""
-    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
 
 
 def clean(headers: Mapping[str, Any]) -> dict[str, Any]:

@@ -62,8 +62,9 @@ def _check_text(text: str, path: str) -> None:
 
 
 def safe_text(text: str) -> str:
-    """Text that any store keeps: lone surrogates, as file names and strangers' JSON hold them, are escaped."""
-    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+    """Text that any store keeps, as a key too: NUL is escaped, and lone surrogates, as file names and strangers' JSON
+    hold them."""
+    return (text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()).replace("\0", "\\0")
 
 
 def encode(value: Any) -> bytes:

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -15,6 +16,8 @@ from service.errors import ConfigError
 
 PREFIX = "VERGER_"
 Names = Annotated[tuple[str, ...], NoDecode]
+_SERVICE_LINK = re.compile(r".*_(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT|PORT_\d+_(TCP|UDP|SCTP)(_.+)?)")
+"""What Kubernetes tells each pod of a Service called ``verger…``; no setting is called so."""
 DATABASE_NAME = r"^[A-Za-z0-9_-]{1,60}$"
 EMBEDDED = "embedded"
 MEMORY_BROKER = "memory://"
@@ -128,7 +131,7 @@ def _refuse_unknown() -> None:
     known = [field.upper() for field in Settings.model_fields]
     for name in os.environ:
         prefix, _, rest = name.upper().partition(PREFIX)
-        if not prefix and rest and rest not in known:
+        if not prefix and rest and rest not in known and not _SERVICE_LINK.fullmatch(f"_{rest}"):
             near = difflib.get_close_matches(rest, known, n=1)
             hint = f"; did you mean {PREFIX}{near[0]}?" if near else "; see docs/configuration.md"
             raise ConfigError(f"{name} is not a setting{hint}")

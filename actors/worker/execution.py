@@ -19,7 +19,7 @@ from actors.worker.run import Run, Stop
 from schemas.outcome import Cancelled, Completed, Discarded, Failed, Outcome, Released, Snoozed
 from schemas.task import TaskError
 from service.errors import PayloadRefused
-from service.payload import check_size, check_storable
+from service.payload import check_size, check_storable, safe_text
 from service.signals import Discard, Retry, Signal, Snooze
 
 _RNG = random.Random()
@@ -134,7 +134,7 @@ def _completed(result: Any, limit: int) -> Completed:
         check_storable(plain, "result")
         check_size(plain, "result", limit)
     except (PayloadRefused, PydanticSerializationError, ValueError, RecursionError) as error:
-        return Completed(note=_safe(f"result not kept: {error}")[:REASON_LIMIT])
+        return Completed(note=safe_text(f"result not kept: {error}")[:REASON_LIMIT])
     return Completed(plain)
 
 
@@ -143,7 +143,7 @@ def _invalid_body(error: ValidationError, now: datetime) -> Failed:
         f"{'.'.join(str(part) for part in problem['loc']) or 'taskBody'}: {problem['msg'].lower()}"
         for problem in error.errors(include_url=False, include_input=False)[:5]
     )
-    text = _safe(problems)[:MESSAGE_LIMIT]
+    text = safe_text(problems)[:MESSAGE_LIMIT]
     return Failed(TaskError(type="InvalidBody", message=text, fingerprint="invalid_body", at=now), None, "invalid_body")
 
 
@@ -152,10 +152,10 @@ def describe(error: BaseException, now: datetime) -> TaskError:
     frames = traceback.extract_tb(error.__traceback__)
     place = f"{Path(frames[-1].filename).name}:{frames[-1].name}" if frames else ""
     kind = type(error).__qualname__
-    text = _safe("".join(_format(error, error.__traceback__)))
+    text = safe_text("".join(_format(error, error.__traceback__)))
     return TaskError(
-        type=_safe(kind)[:200],
-        message=_safe(_message(error))[:MESSAGE_LIMIT],
+        type=safe_text(kind)[:200],
+        message=safe_text(_message(error))[:MESSAGE_LIMIT],
         traceback=text[-TRACEBACK_LIMIT:] if frames else None,
         fingerprint=sha256(f"{kind}@{place}".encode("utf-8", "replace")).hexdigest()[:16],
         at=now,
@@ -178,8 +178,4 @@ def _message(error: BaseException) -> str:
 
 
 def _reason(signal: Signal) -> str | None:
-    return _safe(str(signal))[:REASON_LIMIT] or None
-
-
-def _safe(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
+    return safe_text(str(signal))[:REASON_LIMIT] or None

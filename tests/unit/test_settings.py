@@ -144,6 +144,18 @@ def test_variables_of_others_are_none_of_our_business(monkeypatch: pytest.Monkey
     assert load_settings() == Settings()
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["VERGER_SERVICE_HOST", "VERGER_API_SERVICE_PORT_HTTP", "VERGER_API_PORT_80_TCP_ADDR", "VERGER_METRICS_PORT"],
+)
+def test_what_kubernetes_says_of_a_service_of_our_name_is_no_setting(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "tcp://10.0.0.1:80")
+
+    load_settings()
+
+
 def test_every_setting_is_described() -> None:
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []
 
