@@ -106,10 +106,6 @@ class HandlerActor(Actor):
             log.info("type.paused" if paused else "type.resumed", task_type=self.handler.task_type)
             self._mailbox.ring()
 
-    @property
-    def running(self) -> int:
-        return len(self._jobs)
-
     # ---- the loop --------------------------------------------------------------------------------
 
     @property

@@ -45,13 +45,9 @@ class Settler(Actor):
         self._store, self._broker, self._runs, self._worker = store, broker, runs, worker
         self._mailbox: Mailbox[End] = Mailbox()
         self._stopping = False
-        self._busy = False
-        self.idle = asyncio.Event()
-        self.idle.set()
 
     def put(self, run: Run, outcome: Outcome) -> None:
         """Hand in the end of a run."""
-        self.idle.clear()
         milliseconds = round((asyncio.get_running_loop().time() - run.started) * 1000)
         self._mailbox.put(End(run, outcome, Seen(), milliseconds))
 
@@ -67,7 +63,6 @@ class Settler(Actor):
         pause = 0.2
         while True:
             if not len(self._mailbox):
-                self.idle.set()
                 if self._stopping:
                     return
                 await self._mailbox.wait()
