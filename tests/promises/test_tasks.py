@@ -172,7 +172,7 @@ async def test_a_task_that_kills_its_process_every_time_ends_as_worker_lost(inst
     task = await installation.client.enqueue("test.kills", {})
 
     for attempt in (1, 2):
-        worker = await installation.start()
+        worker = await installation.start(ready=False)  # it may be dead before anyone looks
         await worker.ended(30)
         await installation.until(lambda n=attempt: len(installation.marks()) == n, f"run {attempt}")  # type: ignore[misc]
     done = await installation.status(task.id, TaskStatus.FAILED)
