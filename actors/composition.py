@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Any
 
 import structlog
+import uvloop
 
 from actors.control import ControlActor
 from actors.embedded import EmbeddedMongo, read_instance, start_mongod
@@ -216,11 +217,16 @@ async def _insist(what: str, connect: Callable[[], Awaitable[None]]) -> None:
 
 
 async def serve(
-    settings: Settings, roles: Collection[Role], ready: Callable[[App], Awaitable[None]] | None = None
+    settings: Settings,
+    roles: Collection[Role],
+    ready: Callable[[App], Awaitable[None]] | None = None,
+    *,
+    supervised: bool = False,
 ) -> int:
     """Run until SIGTERM or SIGINT, or until an actor cannot be kept running; returns the exit code.
 
-    A second signal ends the process at once. ``ready`` is called once all roles run; what it raises ends them.
+    A second signal ends the process at once, unless it is ``supervised``: by a parent that tells it what others may
+    have told it before. ``ready`` is called once all roles run; what it raises ends them.
     """
     app = App(settings, roles)
     loop = asyncio.get_running_loop()
@@ -229,6 +235,9 @@ async def serve(
     def ask_to_stop(number: signal.Signals) -> None:
         log.info("verger.stopping", signal=number.name)
         stop.set()
+        if supervised:
+            # systemd, for one, tells each process of a service. And that the parent has died is told by SIGTERM too.
+            return
         for each in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(each)
             signal.signal(each, signal.SIG_DFL)
@@ -258,12 +267,17 @@ async def serve(
 
 
 def run_and_leave(
-    settings: Settings, roles: Collection[Role], ready: Callable[[App], Awaitable[None]] | None = None
+    settings: Settings,
+    roles: Collection[Role],
+    ready: Callable[[App], Awaitable[None]] | None = None,
+    *,
+    supervised: bool = False,
 ) -> int:
     """``serve`` in a loop of its own. Returns the exit code; or ends the process itself if a handler's thread does not
     end:
     its task was released, so that it must not run on beside its next run."""
-    code = asyncio.run(serve(settings, roles, ready))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        code = runner.run(serve(settings, roles, ready, supervised=supervised))
     left = [thread for thread in threading.enumerate() if thread.name.startswith(HANDLER_THREADS)]
     for thread in left:
         thread.join(0.1)  # an idle one ends at once

@@ -20,8 +20,10 @@ def to_instant(moment: datetime) -> datetime:
     """
     if not 1 < moment.year <= LAST_YEAR:
         raise ValueError(f"the year {moment.year} is out of range")
-    moment = moment.astimezone(UTC)
-    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+    if moment.tzinfo is not UTC:
+        moment = moment.astimezone(UTC)
+    beyond = moment.microsecond % 1000
+    return moment.replace(microsecond=moment.microsecond - beyond) if beyond else moment
 
 
 def _duration(value: object) -> object:

@@ -1,10 +1,13 @@
 """Structured logs: one pipe, JSON lines or a console, secrets hidden, values bounded."""
 
+import json
 import logging
 import sys
 from collections.abc import MutableMapping
+from functools import lru_cache
 from typing import Any, TextIO, cast
 
+import orjson
 import structlog
 
 from service.settings import Settings
@@ -39,12 +42,12 @@ def configure_logs(settings: Settings) -> None:
         frames = structlog.tracebacks.ExceptionDictTransformer(show_locals=False, max_frames=20)
         finish = [
             structlog.processors.ExceptionRenderer(frames),
-            structlog.processors.JSONRenderer(ensure_ascii=False),
+            structlog.processors.JSONRenderer(_to_json),
         ]
     structlog.configure(
         processors=[*shared, *finish],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _Stderr())),
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", _Stderr())),
         cache_logger_on_first_use=True,
     )
     # Libraries' own lines go through the same pipe; their chatter below warning does not.
@@ -72,11 +75,25 @@ class _Stderr:
         sys.stderr.flush()
 
 
+def _to_json(event: Any, **options: Any) -> str:
+    """A line costs as much as a claim if it is not written fast; what the fast writer refuses (long integers, halves of
+    surrogate pairs) the slow one takes."""
+    try:
+        return orjson.dumps(event, **options).decode()
+    except (TypeError, ValueError):
+        return json.dumps(event, ensure_ascii=False, **options)
+
+
+@lru_cache(maxsize=1024)
+def _is_hidden(key: str) -> bool:
+    lower = key.lower()
+    return lower in _BODIES or (lower not in _OURS and any(word in lower for word in _SECRET))
+
+
 def hide_and_bound(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Hide what a key calls secret or a body, and cut long values."""
     for key, value in event.items():
-        lower = key.lower()
-        if lower in _BODIES or (lower not in _OURS and any(word in lower for word in _SECRET)):
+        if _is_hidden(key):
             event[key] = "***"
         elif isinstance(value, str) and len(value) > LONGEST:
             event[key] = value[:LONGEST] + "…"

@@ -8,7 +8,7 @@
 Rules are named P1–P19 as in docs/protocol.md.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from schemas.outcome import Cancelled, Completed, Discarded, Failed, Outcome, Released, Snoozed
@@ -48,13 +48,17 @@ class Move:
     """A line for the history; the happy path writes none."""
 
 
+COMPLETED = Move(TaskStatus.COMPLETED, guards_cancel=False)
+"""The happy path: nothing more to say."""
+
+
 def settle(outcome: Outcome, task: Task, seen: Seen, now: datetime) -> Move:
     """What becomes of a run. ``task`` is as claimed, ``seen`` as last read, ``now`` the store's time."""
     match outcome:
         case Completed(note=note):
             if seen.again:
                 return _once_more(now, event="again", reason=note)
-            return Move(TaskStatus.COMPLETED, guards_cancel=False, event="note" if note else None, reason=note)
+            return COMPLETED if not note else replace(COMPLETED, event="note", reason=note)
         case Discarded(reason=reason):
             return _end(TaskStatus.CANCELLED, seen, now, reason=reason, event="discarded")
         case Cancelled(reason=reason):

@@ -166,7 +166,7 @@ class Fire(Duty):
                 lag_ms=round(lag.total_seconds() * 1000),
             )
         self._broker.emit(
-            Event(
+            lambda: Event(
                 event=EventName.SCHEDULE_SKIPPED if overlap else EventName.SCHEDULE_FIRED,
                 at=self._store.clock.now(),
                 task_id=answer.task.id,

@@ -95,7 +95,7 @@ class Rescue(Duty):
         if move.status is TaskStatus.FAILED:
             log.error("task.failed", **fields, status="dead_letter", reason=move.reason)
         self._broker.emit(
-            Event(
+            lambda: Event(
                 event=EventName.TASK_RESCUED,
                 at=now,
                 task_id=task.id,

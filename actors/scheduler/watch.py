@@ -49,7 +49,7 @@ class Watch(Duty):
         last = schedule.last_success_at.isoformat() if schedule.last_success_at else None
         log.warning("schedule.overdue", schedule_id=schedule.id, task_type=schedule.task_type, last_success_at=last)
         self._broker.emit(
-            Event(
+            lambda: Event(
                 event=EventName.SCHEDULE_OVERDUE,
                 at=now,
                 schedule_id=schedule.id,

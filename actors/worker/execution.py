@@ -29,7 +29,8 @@ REASON_LIMIT = 500
 
 
 async def execute(run: Run, context: Context, threads: Executor, result_limit: int) -> Outcome | None:
-    """Run the handler. None: nothing is to be written, for the claim is lost."""
+    """Run the handler; the caller stops it when its time is up. None: nothing is to be written, for the claim is
+    lost."""
     try:
         arguments = _arguments(run, context)
     except ValidationError as error:
@@ -65,21 +66,14 @@ def _arguments(run: Run, context: Context) -> tuple[Any, ...]:
 
 
 async def _perform(run: Run, arguments: tuple[Any, ...], threads: Executor) -> Any:
-    loop = asyncio.get_running_loop()
-    limit = loop.call_later(run.task.timeout_seconds, run.stop, Stop.TIMEOUT)
-    try:
-        if run.handler.is_async:
-            return await run.handler.function(*arguments)
-        return await _in_thread(loop, threads, run.handler.function, arguments)
-    finally:
-        limit.cancel()
+    if run.handler.is_async:
+        return await run.handler.function(*arguments)
+    return await _in_thread(threads, run.handler.function, arguments)
 
 
-async def _in_thread(
-    loop: asyncio.AbstractEventLoop, threads: Executor, function: Callable[..., Any], arguments: tuple[Any, ...]
-) -> Any:
+async def _in_thread(threads: Executor, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     """A thread cannot be interrupted: when the run is told to stop, its slot is held until the thread has ended."""
-    work = loop.run_in_executor(threads, _call, function, arguments)
+    work = asyncio.get_running_loop().run_in_executor(threads, _call, function, arguments)
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:

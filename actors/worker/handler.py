@@ -16,7 +16,7 @@ from actors.mailbox import Mailbox
 from actors.worker.context import Context
 from actors.worker.execution import execute, stopped, timed_out
 from actors.worker.heartbeat import Heartbeat
-from actors.worker.run import STUBBORN_SECONDS, Run, Runs
+from actors.worker.run import STUBBORN_SECONDS, Run, Runs, Stop
 from actors.worker.settler import Settler
 from schemas.event import Event, EventName
 from schemas.outcome import Outcome, Released
@@ -279,7 +279,7 @@ class HandlerActor(Actor):
             attempt=task.attempt,
         )
         self._broker.emit(
-            Event(
+            lambda: Event(
                 event=EventName.TASK_STARTED,
                 at=self._store.clock.now(),
                 task_id=task.id,
@@ -312,14 +312,17 @@ class HandlerActor(Actor):
 
     async def _run(self, run: Run) -> None:
         context = Context(run, self._store, self._client, self._settings, self._resources)
-        loop = asyncio.get_running_loop()
-        stubborn = loop.call_later(run.task.timeout_seconds + STUBBORN_SECONDS / 2, self._abandon, run)
+        limit = asyncio.get_running_loop().call_later(run.task.timeout_seconds, self._time_out, run)
         try:
             outcome = await execute(run, context, self._threads, self._settings.max_result_bytes)
         finally:
-            stubborn.cancel()
+            limit.cancel()
         if not run.ended:
             self._end(run, outcome)
+
+    def _time_out(self, run: Run) -> None:
+        run.stop(Stop.TIMEOUT)
+        asyncio.get_running_loop().call_later(STUBBORN_SECONDS / 2, self._abandon, run)
 
     def _abandon(self, run: Run) -> None:
         """It does not stop although its time is up: its end is written now, while its claim is still renewed; its slot

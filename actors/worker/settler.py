@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 import structlog
 
@@ -87,7 +88,7 @@ class Settler(Actor):
             now = self._store.clock.now()
             for end in todo:
                 end.move = settle(end.outcome, end.run.task, end.seen, now)
-                end.settlement = self._settlement(end, end.move)
+                end.settlement = self._settlement(end, end.move, now)
             answers = await self._store.claims.settle([end.settlement for end in todo if end.settlement])
             again = []
             written = []
@@ -104,8 +105,7 @@ class Settler(Actor):
             await self._publish(written)
             todo = again
 
-    def _settlement(self, end: End, move: Move) -> Settlement:
-        now = self._store.clock.now()
+    def _settlement(self, end: End, move: Move, now: datetime) -> Settlement:
         task = end.run.task
         due: dict[str, object] = {}
         if move.retry_at is not None:
@@ -212,7 +212,7 @@ class Settler(Actor):
             log.error("task.failed", **fields, traceback=trace)
         log.info("task.finished", **fields, **{key: value for key, value in counts.items() if key not in fields})
         self._broker.emit(
-            Event(
+            lambda: Event(
                 event=event,
                 at=self._store.clock.now(),
                 task_id=task.id,

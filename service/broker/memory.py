@@ -161,8 +161,9 @@ class MemoryBroker(Broker):
             return len(self._dead)
         return len(self._queues[queue].waiting) if queue in self._queues else 0
 
-    def emit(self, event: Event) -> None:
-        self._call_soon(self._event_callbacks, event)
+    def emit(self, make: Callable[[], Event]) -> None:
+        if self._event_callbacks:
+            self._call_soon(self._event_callbacks, make())
 
     @property
     def events_dropped(self) -> int:

@@ -135,8 +135,8 @@ class Broker(Protocol):
         """
 
     @abstractmethod
-    def emit(self, event: Event) -> None:
-        """Send an event: unconfirmed, best effort, never waits. A full buffer drops it and counts
+    def emit(self, make: Callable[[], Event]) -> None:
+        """Send an event: unconfirmed, best effort, never waits. A full buffer drops it before it is made, and counts
         (``events_dropped``)."""
 
     @property

@@ -441,7 +441,7 @@ async def test_a_memory_alarm_blocks_publishing_alone_and_hangs_nobody(
         await broker.depth("report")
         await broker.ping()
 
-        leaving.emit(Event(event=EventName.TASK_STARTED, at=datetime.now(UTC)))
+        leaving.emit(lambda: Event(event=EventName.TASK_STARTED, at=datetime.now(UTC)))
         asked = time.monotonic()
         await leaving.close()
         assert time.monotonic() - asked < 4
@@ -497,8 +497,8 @@ async def test_events_wait_for_the_connection_and_are_dropped_beyond_the_buffer(
     broker = await make()
     await broker.close()
 
-    for number in range(25):
-        broker.emit(Event(event=EventName.TASK_STARTED, at=datetime.now(UTC), task_id=str(number)))
+    for _ in range(25):
+        broker.emit(lambda: Event(event=EventName.TASK_STARTED, at=datetime.now(UTC)))
 
     assert broker.events_dropped == 15
     with foreign_channel(amqp_url) as channel:

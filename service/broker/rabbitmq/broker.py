@@ -104,8 +104,8 @@ class RabbitBroker(Broker):
             raise BrokerUnavailable(str(exc)) from exc
         return count or 0
 
-    def emit(self, event: Event) -> None:
-        self._events.emit(event)
+    def emit(self, make: Callable[[], Event]) -> None:
+        self._events.emit(make)
 
     @property
     def events_dropped(self) -> int:

@@ -1,21 +1,21 @@
 """Run-owned writes: claim, settle, save. Rules P1–P8 of docs/protocol.md."""
 
 import asyncio
-from collections.abc import Awaitable, Container, Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
-from pymongo import UpdateOne
+from pymongo import UpdateMany, UpdateOne
 from pymongo.errors import BulkWriteError, DuplicateKeyError, PyMongoError
 
 from schemas.task import Progress, Task, TaskStatus
 from service.clock import StoreClock
 from service.errors import StoreUnavailable
 from service.payload import safe_text
-from service.states import Seen
+from service.states import COMPLETED, Seen
 from service.store.mongo.database import (
     DUPLICATE_KEY,
     UNSTORABLE,
@@ -51,6 +51,19 @@ _READ_BACK_SECONDS = 20.0
 """Below the 30 s a delivery may be held (P10)."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Inserted:
+    """What became of the new records of a batch, by index."""
+
+    created: frozenset[int] = frozenset()
+    taken: Mapping[int, Document] = field(default_factory=dict)
+    """Their live key belongs to another."""
+    alone: frozenset[int] = frozenset()
+    """Failed for reasons of their own; tried again each by itself."""
+    sure: bool = True
+    """The reply came."""
+
+
 class MongoClaims(Claims):
     """Claims are filtered writes; who owns what is known from the answer, or read back by token."""
 
@@ -65,59 +78,87 @@ class MongoClaims(Claims):
         if len(requests) <= 1:
             return [await self._claim_one(request, worker) for request in requests]
         token = uuid4().hex
-        operations = [
-            UpdateOne(
-                self._claimable(request), self._claim_update(request, worker, token), upsert=request.record is not None
-            )
-            for request in requests
+        fresh = {
+            index: self._as_claimed(request.record, worker, token)
+            for index, request in enumerate(requests)
+            if request.record is not None
+        }
+        inserted = await self._insert(fresh)
+        rest = [
+            request.id
+            for index, request in enumerate(requests)
+            if not (index in inserted.created or index in inserted.taken or index in inserted.alone)
         ]
-        created: set[int] = set()
-        taken: dict[int, Document] = {}
-        alone: set[int] = set()
-        sure = True
+        touched, sure = await self._take(rest, worker, token)
+        return await self._answers(requests, fresh, token, worker, inserted, touched, sure and inserted.sure)
+
+    async def _insert(self, fresh: Mapping[int, Task]) -> "_Inserted":
+        """Most foreign messages are new: an insert costs the server a sixth of an upsert. What is known is taken as
+        stored."""
+        if not fresh:
+            return _Inserted()
+        indexes = list(fresh)
         try:
-            result = await self._tasks.bulk_write(operations, ordered=False)
-            created = set(result.upserted_ids or ())
+            await self._tasks.insert_many([task_document(task) for task in fresh.values()], ordered=False)
+            return _Inserted(created=frozenset(indexes))
         except BulkWriteError as error:
             details = error.details or {}
-            problems = {problem["index"]: problem for problem in details.get("writeErrors", ())}
-            sure = not details.get("writeConcernErrors")
-            if sure:
-                created = {entry["index"] for entry in details.get("upserted", ())}
-                taken = {index: problem for index, problem in problems.items() if problem["code"] == DUPLICATE_KEY}
-            alone = problems.keys() - taken.keys()
+            if details.get("writeConcernErrors"):
+                return _Inserted(sure=False)
+            problems = {indexes[problem["index"]]: problem for problem in details.get("writeErrors", ())}
+            duplicates = {index: problem for index, problem in problems.items() if problem["code"] == DUPLICATE_KEY}
+            return _Inserted(
+                created=frozenset(indexes) - problems.keys(),
+                taken={index: problem for index, problem in duplicates.items() if _is_live_key(problem)},
+                alone=frozenset(problems.keys() - duplicates.keys()),
+            )
         except (PyMongoError, *UNSTORABLE) as error:
             if isinstance(error, PyMongoError) and is_passing(error):
-                sure = False
-            else:
-                # One document that cannot be encoded, or that the server refuses, must not fail its neighbours.
-                alone = set(range(len(requests)))
-        return await self._answers(requests, worker, token, created, taken, alone, sure)
+                return _Inserted(sure=False)
+            # One document that cannot be encoded, or that the server refuses, must not fail its neighbours.
+            return _Inserted(alone=frozenset(indexes))
+
+    async def _take(self, ids: Sequence[str], worker: str, token: str) -> tuple[bool, bool]:
+        """Claim what is stored, in one write; whether it may have met any, and whether its reply came.
+
+        One update of many costs the server a third of many updates, each of which it would also note for a retry.
+        """
+        if not ids:
+            return False, True
+        try:
+            which = {"_id": {"$in": ids}, **self._eligible()}
+            result = await self._tasks.update_many(which, _claim_update(worker, token))
+        except PyMongoError as error:
+            if not is_passing(error):
+                raise translate(error, self._database.url) from error
+            return True, False
+        return result.matched_count > 0, True
 
     async def _answers(
         self,
         requests: Sequence[ClaimRequest],
-        worker: str,
+        fresh: Mapping[int, Task],
         token: str,
-        created: Container[int],
-        taken: Mapping[int, Document],
-        alone: Container[int],
+        worker: str,
+        inserted: "_Inserted",
+        touched: bool,
         sure: bool,
     ) -> list[ClaimAnswer]:
-        """Who owns what. Created is mine; ``taken`` is not; of the rest, what bears the token is mine (P7, P8).
+        """Who owns what. Created is mine, taken is not; of the rest, what bears the token is mine (P7, P8).
 
-        ``alone``: failed in the batch for reasons of its own; tried again by itself. Not ``sure``: the reply was lost.
+        Not ``touched``: none of the rest bears it. Not ``sure``: a reply was lost.
         """
+        created, taken, alone = inserted.created, inserted.taken, inserted.alone
         unclear = [request.id for index, request in enumerate(requests) if index not in created and index not in taken]
         tasks = self._tasks if sure else self._database.settled_tasks
-        mine = await self._mine(tasks, unclear, token)
+        mine = await self._mine(tasks, unclear, token) if touched or alone or not sure else {}
         unsure = [] if sure else [task_id for task_id in unclear if task_id not in mine]
         known = await self._known(tasks, unsure)
         answers: dict[int, ClaimAnswer] = {}
         asking: dict[int, Awaitable[ClaimAnswer]] = {}
         for index, request in enumerate(requests):
-            if index in created and request.record is not None:
-                answers[index] = Claimed(self._as_claimed(request.record, worker, token))
+            if index in created:
+                answers[index] = Claimed(fresh[index])
             elif request.id in mine:
                 answers[index] = Claimed(mine[request.id])
             elif index in taken:
@@ -144,8 +185,8 @@ class MongoClaims(Claims):
             try:
                 document = await change(
                     self._tasks,
-                    self._claimable(request),
-                    self._claim_update(request, worker, token),
+                    {"_id": request.id, **self._eligible()},
+                    self._upsert(request, worker, token),
                     upsert=request.record is not None,
                 )
             except DuplicateKeyError as error:
@@ -155,7 +196,8 @@ class MongoClaims(Claims):
                 continue  # the live one ended between the two: try again (P4)
             except (PyMongoError, *UNSTORABLE) as error:
                 if isinstance(error, PyMongoError) and is_passing(error):
-                    return (await self._answers([request], worker, token, (), {}, (), sure=False))[0]
+                    lost = _Inserted(sure=False)
+                    return (await self._answers([request], {}, token, worker, lost, touched=True, sure=False))[0]
                 if request.record is not None and is_unstorable(error):
                     return Rejected(short(error))
                 raise translate(error, self._database.url) from error
@@ -168,21 +210,15 @@ class MongoClaims(Claims):
     async def _duplicate(self, request: ClaimRequest, problem: Mapping[str, Any]) -> ClaimAnswer | None:
         """A refused upsert: the id is known, or its live key belongs to another (P4); None: not any more."""
         key = request.record.live_key if request.record else None
-        if key is None or "liveKey" not in problem.get("keyPattern", {"_id": 1}):
+        if key is None or not _is_live_key(problem):
             return Known()
         return await note_request(self._database, self._clock, key, asked_by=request.id, ask_again=True)
 
-    def _claimable(self, request: ClaimRequest) -> Document:
-        return {"_id": request.id, "status": "pending", "retryAt": {"$lte": self._clock.now()}}
+    def _eligible(self) -> Document:
+        return {"status": "pending", "retryAt": {"$lte": self._clock.now()}}
 
-    def _claim_update(self, request: ClaimRequest, worker: str, token: str) -> Document:
-        # Classic operators only: a pipeline would execute operators in a stranger's body.
-        update: Document = {
-            "$set": {"status": "running", "claimedBy": worker, "claimToken": token},
-            "$currentDate": {"processingAt": True, "startedAt": True},
-            "$inc": {"fence": 1, "attempt": 1},
-            "$unset": {"relayAt": "", "again": ""},
-        }
+    def _upsert(self, request: ClaimRequest, worker: str, token: str) -> Document:
+        update = _claim_update(worker, token)
         if request.record is not None:
             written = {"_id", *(name for part in update.values() for name in part)}
             record = task_document(request.record)
@@ -206,8 +242,9 @@ class MongoClaims(Claims):
 
     async def _mine(self, tasks: Collection, ids: Sequence[str], token: str) -> dict[str, Task]:
         async def read() -> dict[str, Task]:
-            cursor = tasks.find({"_id": {"$in": ids}, "claimToken": token, "status": "running"})
-            return {document["_id"]: task_from(document) async for document in cursor}
+            mine = {"_id": {"$in": ids}, "claimToken": token, "status": "running"}
+            documents = await tasks.find(mine, batch_size=len(ids) + 1).to_list(None)
+            return {document["_id"]: task_from(document) for document in documents}
 
         return await self._database.repeat(read, _READ_BACK_SECONDS) if ids else {}
 
@@ -224,9 +261,14 @@ class MongoClaims(Claims):
             return []
         now = self._clock.now()
         try:
+            # An update of many is never noted by the server for a retry, which costs as much as the update; a lost
+            # reply is read back by token anyway.
             operations = [
-                UpdateOne(_owned(settlement), move_update(settlement, now, keep_token=True))
-                for settlement in settlements
+                UpdateMany(
+                    {"_id": {"$in": [settlement.id for settlement in alike]}, **_owned(alike[0])},
+                    move_update(alike[0], now, keep_token=True),
+                )
+                for alike in _alike(settlements)
             ]
             result = await self._tasks.bulk_write(operations, ordered=False)
             if result.matched_count == len(settlements):
@@ -317,10 +359,35 @@ class MongoClaims(Claims):
         return MongoHeartbeatLink(self._database.url, self._database.name, self._clock)
 
 
+def _is_live_key(problem: Mapping[str, Any]) -> bool:
+    """Whether a duplicate key is a live key, and not an id."""
+    return "liveKey" in problem.get("keyPattern", {"_id": 1})
+
+
+def _claim_update(worker: str, token: str) -> Document:
+    # Classic operators only: a pipeline would execute operators in a stranger's body.
+    return {
+        "$set": {"status": "running", "claimedBy": worker, "claimToken": token},
+        "$currentDate": {"processingAt": True, "startedAt": True},
+        "$inc": {"fence": 1, "attempt": 1},
+        "$unset": {"relayAt": "", "again": ""},
+    }
+
+
+def _alike(settlements: Sequence[Settlement]) -> list[list[Settlement]]:
+    """Those that one update can write: what a batch claimed and completed without more to say differs in its ids
+    only."""
+    groups: dict[object, list[Settlement]] = {}
+    for settlement in settlements:
+        plain = settlement.move == COMPLETED and settlement.result is None
+        key = (settlement.token, settlement.seen) if plain else settlement.id
+        groups.setdefault(key, []).append(settlement)
+    return list(groups.values())
+
+
 def _owned(settlement: Settlement) -> Document:
     """The filter of a settle: the claim, and what its outcome assumes (P6)."""
     owned: Document = {
-        "_id": settlement.id,
         "status": "running",
         "claimToken": settlement.token,
         "again": True if settlement.seen.again else {"$exists": False},

@@ -1,22 +1,48 @@
 """Models to documents and back. Absent is null: a partial index must not see a field that says nothing."""
 
-from collections.abc import Iterable
-from datetime import datetime
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from typing import Any
 
 from bson import DBRef, Int64
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from schemas.schedule import Schedule
-from schemas.task import HISTORY_LIMIT, HistoryEntry, Task
+from schemas.task import HISTORY_LIMIT, HistoryEntry, Payload, Progress, Task, TaskError, TaskStatus
 from service.payload import safe_text
 from service.store.mongo.database import Document
 
 _TASK_FIELDS = [(name, info.alias or name) for name, info in Task.model_fields.items() if name != "id"]
-_TASK_NAMES = frozenset(alias for _, alias in _TASK_FIELDS)
+_TASK_NAMES = {alias: name for name, alias in _TASK_FIELDS}
 _SCHEDULE_NAMES = frozenset(info.alias or name for name, info in Schedule.model_fields.items() if name != "id")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _KEPT_NULLS = ("maxAttempts",)
 """Null means something here: retry for ever."""
+
+
+def _plain(value: Any) -> Any:
+    """JSON as it was sent: the driver reads ``{"$ref", "$id"}`` as a reference, and long integers as its own type."""
+    if isinstance(value, dict):
+        return {key: _plain(child) for key, child in value.items()}
+    if isinstance(value, list):
+        return [_plain(child) for child in value]
+    if isinstance(value, DBRef):
+        return _plain(value.as_doc())
+    return int(value) if isinstance(value, Int64) else value
+
+
+_RESTORED: dict[str, Callable[[Any], Any]] = {
+    "task_body": _plain,
+    "checkpoint": _plain,
+    "result": _plain,
+    "status": TaskStatus,
+    "last_error": TaskError.model_validate,
+    "progress": Progress.model_validate,
+    "payload": lambda value: Payload.model_validate(_plain(value)),
+    "history": TypeAdapter(list[HistoryEntry]).validate_python,
+}
+"""What is more than its value in the document."""
+_EMPTY = Task(id="", task_type="", task_body={}, created_at=_EPOCH, retry_at=_EPOCH)
 
 
 def task_document(task: Task) -> Document:
@@ -36,8 +62,14 @@ def task_document(task: Task) -> Document:
 
 
 def task_from(document: Document) -> Task:
-    """A stored task."""
-    return Task.model_validate(_fields(document, _TASK_NAMES))
+    """A stored task. What the store holds was checked when it was written, and is not checked again: that would cost
+    a worker as much as claiming it."""
+    fields: dict[str, Any] = {"id": document["_id"], "history": []}
+    for alias, value in document.items():
+        if (name := _TASK_NAMES.get(alias)) is not None:
+            restore = _RESTORED.get(name)
+            fields[name] = value if restore is None or value is None else restore(value)
+    return _EMPTY.model_copy(update=fields)
 
 
 def tasks_from(documents: Iterable[Document]) -> list[Task]:
@@ -47,17 +79,6 @@ def tasks_from(documents: Iterable[Document]) -> list[Task]:
 def _fields(document: Document, names: frozenset[str]) -> Document:
     """What a model takes: fields of a newer version, which may run beside this one, are left out."""
     return {"id": document["_id"], **{name: _plain(value) for name, value in document.items() if name in names}}
-
-
-def _plain(value: Any) -> Any:
-    """JSON as it was sent: the driver reads ``{"$ref", "$id"}`` as a reference, and long integers as its own type."""
-    if isinstance(value, dict):
-        return {key: _plain(child) for key, child in value.items()}
-    if isinstance(value, list):
-        return [_plain(child) for child in value]
-    if isinstance(value, DBRef):
-        return _plain(value.as_doc())
-    return int(value) if isinstance(value, Int64) else value
 
 
 def schedule_document(schedule: Schedule) -> Document:

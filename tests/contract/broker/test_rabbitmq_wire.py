@@ -122,9 +122,9 @@ async def test_events_are_transient_and_routed_by_their_name(broker: RabbitBroke
         channel.queue_bind(queue, names.events, "task.*")
         at = datetime(2026, 1, 1, tzinfo=UTC)
 
-        broker.emit(Event(event=EventName.SCHEDULE_FIRED, at=at, schedule_id="s"))
-        broker.emit(Event(event=EventName.TASK_STARTED, at=at, task_id="7", detail={"bad": object()}))
-        broker.emit(Event(event=EventName.TASK_FAILED, at=at, task_id="7", detail={"attempt": 2}))
+        broker.emit(lambda: Event(event=EventName.SCHEDULE_FIRED, at=at, schedule_id="s"))
+        broker.emit(lambda: Event(event=EventName.TASK_STARTED, at=at, task_id="7", detail={"bad": object()}))
+        broker.emit(lambda: Event(event=EventName.TASK_FAILED, at=at, task_id="7", detail={"attempt": 2}))
         await broker.send_control(ControlMessage(command=ControlCommand.RESUME))  # a round trip on the same connection
 
         method, properties, body = get(channel, queue)
@@ -143,7 +143,7 @@ async def test_events_over_the_budget_wait_and_over_the_buffer_are_counted(
     started = time.monotonic()
 
     for _ in range(120):
-        broker.emit(event)
+        broker.emit(lambda: event)
 
     assert time.monotonic() - started < 1
     assert broker.events_dropped == 70

@@ -46,11 +46,11 @@ async def test_control_and_events_on_a_closed_broker_are_lost_in_silence(adapter
     await closed.close()
 
     await closed.send_control(CANCEL)
-    closed.emit(STARTED)
+    closed.emit(lambda: STARTED)
 
 
 async def test_emitting_neither_waits_nor_drops_what_fits(broker: Broker) -> None:
     for _ in range(100):
-        broker.emit(STARTED)
+        broker.emit(lambda: STARTED)
 
     assert broker.events_dropped == 0

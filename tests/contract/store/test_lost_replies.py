@@ -74,11 +74,6 @@ def tasks(request: pytest.FixtureRequest) -> list[Task]:
     return some_tasks(request.param)
 
 
-def command_for(tasks: list[Task]) -> str:
-    """What a claim is, on the wire."""
-    return "findAndModify" if len(tasks) == 1 else "update"
-
-
 Requests = Callable[[list[Task]], list[ClaimRequest]]
 
 
@@ -90,6 +85,13 @@ def stored_ones(tasks: list[Task]) -> list[ClaimRequest]:
     return [stored(task.id) for task in tasks]
 
 
+def command_for(requests: list[ClaimRequest]) -> str:
+    """What a claim is, on the wire: in a batch, new records are inserted and stored ones updated."""
+    if len(requests) == 1:
+        return "findAndModify"
+    return "insert" if requests[0].record is not None else "update"
+
+
 # ---- claims ----------------------------------------------------------------------------------------------------------
 
 
@@ -99,7 +101,7 @@ async def test_p7_a_claim_whose_reply_was_lost_is_read_back(
 ) -> None:
     if requests is stored_ones:
         await store.tasks.create(tasks)
-    wire.lose_replies(command_for(tasks))
+    wire.lose_replies(command_for(requests(tasks)))
 
     answers = await store.claims.claim(requests(tasks), "w1")
 
@@ -111,7 +113,7 @@ async def test_p7_a_claim_whose_reply_was_lost_is_read_back(
 
 
 async def test_p7_a_foreign_claim_that_never_arrived_is_requeued(store: Store, wire: Wire, tasks: list[Task]) -> None:
-    wire.lose_requests(command_for(tasks))
+    wire.lose_requests(command_for(foreign_ones(tasks)))
 
     answers = await store.claims.claim(foreign_ones(tasks), "w1")
 
@@ -120,32 +122,37 @@ async def test_p7_a_foreign_claim_that_never_arrived_is_requeued(store: Store, w
     assert await store.tasks.get_many([task.id for task in tasks]) == {}
 
 
+@pytest.mark.parametrize("requests", [foreign_ones, stored_ones])
 async def test_p7_a_claim_that_never_arrived_is_acknowledged_when_there_is_a_record(
-    store: Store, wire: Wire, tasks: list[Task]
+    store: Store, wire: Wire, tasks: list[Task], requests: Requests
 ) -> None:
     await store.tasks.create(tasks)
-    wire.lose_requests(command_for(tasks))
+    # Foreign ones with a record are found out by their insert, and then claimed as stored.
+    wire.lose_requests(command_for(stored_ones(tasks)))
 
-    answers = await store.claims.claim(foreign_ones(tasks), "w1")
+    answers = await store.claims.claim(requests(tasks), "w1")
 
+    assert wire.lost
     assert answers == [Known()] * len(tasks)
     assert (await look(store, tasks[0].id)).status is TaskStatus.PENDING
 
 
+@pytest.mark.parametrize("requests", [foreign_ones, stored_ones])
 async def test_p7_a_claim_that_never_arrived_is_not_mine_when_another_has_it(
-    store: Store, wire: Wire, tasks: list[Task]
+    store: Store, wire: Wire, tasks: list[Task], requests: Requests
 ) -> None:
     await store.tasks.create(tasks)
     await claim(store, *(task.id for task in tasks), worker="w2")
-    wire.lose_requests(command_for(tasks))
+    wire.lose_requests(command_for(requests(tasks)))
 
-    assert await store.claims.claim(foreign_ones(tasks), "w1") == [Known()] * len(tasks)
+    assert await store.claims.claim(requests(tasks), "w1") == [Known()] * len(tasks)
 
 
-async def test_p7_a_lost_reply_to_a_mixed_batch_is_resolved_for_each(store: Store, wire: Wire) -> None:
+@pytest.mark.parametrize("command", ["insert", "update"])
+async def test_p7_a_lost_reply_to_a_mixed_batch_is_resolved_for_each(store: Store, wire: Wire, command: str) -> None:
     await store.tasks.create([a_task("waiting"), a_task("early", retry_at=now() + HOUR)])
     await running(store, "live", live_key="name:n")
-    wire.lose_replies("update")
+    wire.lose_replies(command)
 
     answers = await store.claims.claim(
         [
@@ -173,12 +180,13 @@ async def test_p7_a_reply_that_is_lost_once_is_the_driver_s_to_ask_for_again(
 ) -> None:
     store = MongoStore(wire.url, emptied_database)
     await store.open()
-    wire.lose_replies(command_for(tasks), times=1)
+    command = command_for(foreign_ones(tasks))
+    wire.lose_replies(command, times=1)
 
     answers = await store.claims.claim(foreign_ones(tasks), "w1")
     await store.close()
 
-    assert wire.lost == [command_for(tasks)]
+    assert wire.lost == [command]
     assert [answer.task.attempt for answer in answers if isinstance(answer, Claimed)] == [1] * len(tasks)
 
 
@@ -188,7 +196,7 @@ async def test_p4_a_request_whose_note_was_lost_costs_no_neighbour_its_claim(
 ) -> None:
     await running(store, "live", live_key="name:n")
     request, *others = [foreign(a_task("a", live_key="name:n")), *foreign_ones(some_tasks(3))]
-    (wire.lose_requests if lose == "requests" else wire.lose_replies)("update", skip=1)
+    (wire.lose_requests if lose == "requests" else wire.lose_replies)("update")
 
     answers = await store.claims.claim([request, *others], "w1")
 
@@ -377,7 +385,7 @@ async def test_a_server_that_steps_down_in_a_batch_costs_no_claim(
     store: Store, tasks: list[Task], database_client: DatabaseClient
 ) -> None:
     """Interrupted before the write, and not to be repeated by the driver."""
-    data = {"failCommands": ["findAndModify", "update"], "errorCode": 50}
+    data = {"failCommands": ["findAndModify", "insert", "update"], "errorCode": 50}
     database_client.admin.command("configureFailPoint", "failCommand", mode={"times": 1}, data=data)
     try:
         assert await store.claims.claim(foreign_ones(tasks), "w1") == [NotDone()] * len(tasks)
