@@ -1,6 +1,7 @@
 """From settings to a running process: the only importer of concrete adapters."""
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -248,6 +249,9 @@ async def serve(
 
     async def start_and_watch() -> Exception:
         await app.start()
+        # What is loaded by now stays: to look through it for garbage again and again is for nothing.
+        gc.collect()
+        gc.freeze()
         if ready is not None:
             await ready(app)
         return await app.failed()

@@ -1,6 +1,5 @@
 """Messages to tasks and tasks to messages (pure)."""
 
-import json
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from hashlib import sha256
 from typing import Any
 from uuid import uuid4
 
+import orjson
 from pydantic import ValidationError
 
 from schemas.base import to_instant
@@ -27,6 +27,10 @@ LONGEST_ID = 400
 """Ours are longer than a stranger may make them: that of a fire holds its schedule's and its instant."""
 RESERVED = (FIRE_PREFIX, INVALID_PREFIX)
 """Beginnings of ids that only Verger makes."""
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_NEW = Task(id="", task_type="", task_body={}, created_at=_EPOCH, retry_at=_EPOCH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +82,8 @@ def read(delivery: Delivery, handler: Handler | None, now: datetime, limit: int)
 
 def _read_stored(delivery: Delivery) -> Incoming:
     try:
-        task_id = json.loads(delivery.body)["id"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+        task_id = orjson.loads(delivery.body)["id"]
+    except (ValueError, KeyError, TypeError):
         raise InvalidMessage(
             "id", delivery.body[:60], "is missing though verger-stored is set", "do not set that header"
         ) from None
@@ -154,25 +158,31 @@ def new_task(
     tenant_id: str | None = None,
     traceparent: str | None = None,
 ) -> Task:
-    """A pending task; what is not said comes from the handler, or from the defaults when no handler is known."""
+    """A pending task; what is not said comes from the handler, or from the defaults when no handler is known.
+
+    What is said has been checked: it is not checked again.
+    """
     if unique is None:
         unique = handler is not None and handler.unique
     if max_attempts is None:
         max_attempts = handler.max_attempts if handler is not None else DEFAULT_MAX_ATTEMPTS
     if timeout_seconds is None:
         timeout_seconds = (handler.timeout if handler is not None else DEFAULT_TIMEOUT).total_seconds()
-    return Task(
-        id=id or uuid4().hex,
-        task_type=task_type,
-        task_body=body,
-        task_name=name,
-        live_key=live_key(task_type, body, name=name, unique=unique),
-        created_at=now,
-        retry_at=retry_at if retry_at is not None else now,
-        max_attempts=max_attempts,
-        timeout_seconds=timeout_seconds,
-        tenant_id=tenant_id,
-        traceparent=traceparent,
+    return _NEW.model_copy(
+        update={
+            "id": id or uuid4().hex,
+            "task_type": task_type,
+            "task_body": body,
+            "task_name": name,
+            "live_key": live_key(task_type, body, name=name, unique=unique),
+            "created_at": now,
+            "retry_at": retry_at if retry_at is not None else now,
+            "max_attempts": max_attempts,
+            "timeout_seconds": timeout_seconds,
+            "tenant_id": tenant_id,
+            "traceparent": traceparent,
+            "history": [],
+        }
     )
 
 

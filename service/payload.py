@@ -4,6 +4,8 @@ import json
 from hashlib import sha256
 from typing import Any
 
+import orjson
+
 from service.errors import PayloadRefused
 
 MAX_DEPTH = 64
@@ -69,7 +71,7 @@ def safe_text(text: str) -> str:
 
 def encode(value: Any) -> bytes:
     """Compact JSON, UTF-8. The value has been checked."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+    return orjson.dumps(value)
 
 
 def check_size(value: Any, field: str, limit: int = MAX_BYTES) -> None:

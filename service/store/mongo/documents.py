@@ -16,7 +16,7 @@ _TASK_FIELDS = [(name, info.alias or name) for name, info in Task.model_fields.i
 _TASK_NAMES = {alias: name for name, alias in _TASK_FIELDS}
 _SCHEDULE_NAMES = frozenset(info.alias or name for name, info in Schedule.model_fields.items() if name != "id")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_KEPT_NULLS = ("maxAttempts",)
+_KEPT_NULLS = frozenset({"max_attempts"})
 """Null means something here: retry for ever."""
 
 
@@ -31,6 +31,17 @@ def _plain(value: Any) -> Any:
     return int(value) if isinstance(value, Int64) else value
 
 
+def _dumped(value: BaseModel) -> Document:
+    return value.model_dump(by_alias=True, exclude_none=True)
+
+
+_STORED: dict[str, Callable[[Any], Any]] = {
+    "status": lambda status: status.value,
+    "last_error": _dumped,
+    "progress": _dumped,
+    "payload": _dumped,
+    "history": lambda entries: [_dumped(entry) for entry in entries],
+}
 _RESTORED: dict[str, Callable[[Any], Any]] = {
     "task_body": _plain,
     "checkpoint": _plain,
@@ -41,7 +52,7 @@ _RESTORED: dict[str, Callable[[Any], Any]] = {
     "payload": lambda value: Payload.model_validate(_plain(value)),
     "history": TypeAdapter(list[HistoryEntry]).validate_python,
 }
-"""What is more than its value in the document."""
+"""What is something else in the document, on its way there and back."""
 _EMPTY = Task(id="", task_type="", task_body={}, created_at=_EPOCH, retry_at=_EPOCH)
 
 
@@ -50,14 +61,10 @@ def task_document(task: Task) -> Document:
     document: Document = {"_id": task.id}
     for name, alias in _TASK_FIELDS:
         value = getattr(task, name)
-        if isinstance(value, BaseModel):
-            value = value.model_dump(by_alias=True, exclude_none=True)
-        elif name == "history":
-            value = [entry.model_dump(by_alias=True, exclude_none=True) for entry in value] or None
-        elif name == "status":
-            value = value.value
-        if (value is not None and value is not False) or alias in _KEPT_NULLS:
-            document[alias] = value
+        if (value is None and name not in _KEPT_NULLS) or value is False or (name == "history" and not value):
+            continue
+        store = _STORED.get(name)
+        document[alias] = value if store is None or value is None else store(value)
     return document
 
 
