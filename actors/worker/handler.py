@@ -40,6 +40,10 @@ THREAD_SLOTS = 8
 """Slots of a plain function that does not say how many."""
 MOST_CLAIMED = 250
 """How many one bulk claim takes."""
+CLAIMS_AT_ONCE = 2
+"""A claim is mostly waiting for the store: meanwhile the next is made ready."""
+STORE_REST_SECONDS = 1.0
+"""How long nothing is taken after the store did not answer: that spares a loop of requeues."""
 
 
 @dataclass(slots=True)
@@ -89,8 +93,12 @@ class HandlerActor(Actor):
         self._threads, self._resources = threads, resources
         self._mailbox: Mailbox[Delivery] = Mailbox()
         self._consumer: Consumer | None = None
+        self._claims: dict[asyncio.Task[None], int] = {}
+        """Each claim under way, and of how many deliveries."""
+        self._crash: BaseException | None = None
         self._jobs: set[asyncio.Task[None]] = set()
         self._freed_at = time.monotonic()
+        self._rests_until = 0.0
         self._paused = False
         self._stopping = False
 
@@ -109,43 +117,63 @@ class HandlerActor(Actor):
     # ---- the loop --------------------------------------------------------------------------------
 
     @property
-    def _free(self) -> int:
+    def _room(self) -> int:
         # Ends that wait for the store count too: a store that is away must not let work pile up in memory.
         return min(self.slots - len(self._jobs), 2 * self.slots + MOST_CLAIMED - self._settler.backlog)
+
+    @property
+    def _claimable(self) -> int:
+        """How many to claim now; at most half of the slots, so that the other half is claimed meanwhile."""
+        if len(self._claims) >= CLAIMS_AT_ONCE:
+            return 0
+        half = -(-self.slots // CLAIMS_AT_ONCE)
+        return min(self._room - sum(self._claims.values()), half, MOST_CLAIMED)
+
+    @property
+    def _pause(self) -> float:
+        """Seconds for which to take nothing."""
+        if self._paused:
+            return 5.0
+        now = time.monotonic()
+        if self._room <= 0 and now - self._freed_at > SATURATED_SECONDS:
+            return SATURATED_SECONDS
+        return max(0.0, self._rests_until - now)
 
     async def run(self) -> None:
         try:
             while not self._stopping:
-                if self._paused or self._saturated:
+                if self._crash is not None:
+                    crash, self._crash = self._crash, None
+                    raise crash
+                if pause := self._pause:
                     await self._detach()
-                    await self._mailbox.wait(5.0 if self._paused else SATURATED_SECONDS)
-                    continue
-                if not await self._attach():
-                    continue
-                if not len(self._mailbox):
+                    await self._mailbox.wait(pause)
+                elif (consumer := await self._attach()) is None:
+                    await self._mailbox.wait(2.0)
+                elif not len(self._mailbox):
                     await self._mailbox.wait(5.0)
-                elif self._free <= 0:
+                elif (most := self._claimable) <= 0:
                     await self._mailbox.wait(SATURATED_SECONDS)
                 else:
-                    await self._work_off(self._mailbox.take(min(self._free, MOST_CLAIMED)))
+                    self._begin(consumer, self._mailbox.take(most))
+        except asyncio.CancelledError:
+            for claim in self._claims:
+                claim.cancel()
+            raise
         finally:
+            # What is claimed by now becomes a run.
+            if self._claims:
+                await asyncio.wait(self._claims)
             await self._detach()
 
-    @property
-    def _saturated(self) -> bool:
-        return self._free <= 0 and time.monotonic() - self._freed_at > SATURATED_SECONDS
-
-    async def _attach(self) -> bool:
-        if self._consumer is not None:
-            return True
-        try:
-            prefetch = min(self.slots * 2, 1000)
-            self._consumer = await self._broker.consume(self.handler.task_type, prefetch, self._mailbox.put)
-        except BrokerUnavailable as error:
-            log.warning("broker.unavailable", error=str(error), task_type=self.handler.task_type)
-            await self._mailbox.wait(2.0)
-            return False
-        return True
+    async def _attach(self) -> Consumer | None:
+        if self._consumer is None:
+            try:
+                prefetch = min(self.slots * 2, 1000)
+                self._consumer = await self._broker.consume(self.handler.task_type, prefetch, self._mailbox.put)
+            except BrokerUnavailable as error:
+                log.warning("broker.unavailable", error=str(error), task_type=self.handler.task_type)
+        return self._consumer
 
     async def _detach(self) -> None:
         """Take no more, and give back what is in hand."""
@@ -156,11 +184,21 @@ class HandlerActor(Actor):
 
     # ---- deliveries ------------------------------------------------------------------------------
 
-    async def _work_off(self, deliveries: list[Delivery]) -> None:
-        consumer = self._consumer
-        assert consumer is not None
+    def _begin(self, consumer: Consumer, deliveries: list[Delivery]) -> None:
+        # Sorted here, while this consumer is surely the one that what goes back into the mailbox belongs to.
+        work = self._work_off(consumer, deliveries, self._sort(deliveries))
+        claim = asyncio.create_task(work, name=f"claim {self.handler.task_type}")
+        self._claims[claim] = len(deliveries)
+        claim.add_done_callback(self._claimed)
+
+    def _claimed(self, claim: "asyncio.Task[None]") -> None:
+        del self._claims[claim]
+        if not claim.cancelled():
+            self._crash = claim.exception() or self._crash
+        self._mailbox.ring()
+
+    async def _work_off(self, consumer: Consumer, deliveries: list[Delivery], batch: "_Batch") -> None:
         try:
-            batch = self._sort(deliveries)
             # The claims come first: what is held while something else is awaited grows old (P10).
             await self._claim(consumer, batch)
             await self._send_back(batch)
@@ -170,10 +208,10 @@ class HandlerActor(Actor):
             await consumer.ack(batch.done)
             await consumer.requeue(batch.held)
         except StoreUnavailable as error:
-            # Not acknowledged: nothing is lost. Taking no more until the store answers spares a loop of requeues.
+            # Not acknowledged: nothing is lost.
             log.warning("store.unavailable", error=str(error), task_type=self.handler.task_type)
+            self._rests_until = time.monotonic() + STORE_REST_SECONDS
             await self._give_back(consumer, deliveries)
-            await self._mailbox.wait(1.0)
         except BaseException:
             await self._give_back(consumer, deliveries)
             raise

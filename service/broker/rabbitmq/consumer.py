@@ -1,7 +1,7 @@
 """Consuming a queue: deliveries handed over synchronously, settled in batches.
 
-Straight on the driver's channel: aio-pika would make an object with thirty attributes of each message, and wait for the
-socket at each acknowledgement.
+Straight on the driver's channel, and deliveries before it reads them (``tap``): aio-pika would make an object with
+thirty attributes of each message, and wait for the socket at each acknowledgement.
 """
 
 import asyncio
@@ -18,6 +18,7 @@ from service.broker.rabbitmq.address import Address
 from service.broker.rabbitmq.driver import RPC_SECONDS, bounded
 from service.broker.rabbitmq.feed import Feed
 from service.broker.rabbitmq.link import Link
+from service.broker.rabbitmq.tap import Arrival
 from service.clock import Clock
 
 SETTLE_SECONDS = 5.0
@@ -60,7 +61,8 @@ class RabbitConsumer(Consumer):
         self._stopped = False
         self._closing: asyncio.Task[None] | None = None
         self._log = log.bind(queue=self._queue_name)
-        self._feed = Feed(link, address, self._subscribe, self._held.clear, redeclare, self._log)
+        self._stop_listening: Callable[[], None] = lambda: None
+        self._feed = Feed(link, address, self._subscribe, self._lost, redeclare, self._log)
 
     @property
     def alive(self) -> bool:
@@ -98,27 +100,31 @@ class RabbitConsumer(Consumer):
     async def _subscribe(self, channel: Channel) -> str:
         limiting = channel.basic_qos(prefetch_count=self._prefetch)
         await bounded(limiting, RPC_SECONDS, self._address, "limiting the prefetch")
-        consuming = channel.basic_consume(self._queue_name, partial(self._deliver, channel))
+        tap = self._link.tap(channel.connection)
+        tap.listen(channel.number, partial(self._deliver, channel))
+        self._stop_listening = partial(tap.ignore, channel.number)
+        consuming = channel.basic_consume(self._queue_name, _left_to_the_broker)
         consumed = await bounded(consuming, RPC_SECONDS, self._address, f"consuming {self._queue_name!r}")
         assert consumed.consumer_tag is not None
         return consumed.consumer_tag
 
-    async def _deliver(self, channel: Channel, message: DeliveredMessage) -> None:
-        """A coroutine for the driver's sake; it must end at once, since the channel's other frames wait behind it."""
-        number = message.delivery_tag
-        if number is None or channel is not self._feed.channel:
+    def _lost(self) -> None:
+        self._stop_listening()
+        self._held.clear()
+
+    def _deliver(self, channel: Channel, arrival: Arrival) -> None:
+        if channel is not self._feed.channel:
             return
-        self._held[number] = None
-        properties = message.header.properties
+        self._held[arrival.tag] = None
         delivery = Delivery(
-            body=message.body,
-            headers=properties.headers or {},
-            routing_key=message.routing_key or "",
-            message_id=properties.message_id,
-            content_type=properties.content_type,
+            body=arrival.body,
+            headers=arrival.headers,
+            routing_key=arrival.routing_key,
+            message_id=arrival.message_id,
+            content_type=arrival.content_type,
             queue=self._queue,
             received_at=self._clock.monotonic(),
-            tag=_Tag(channel, number),
+            tag=_Tag(channel, arrival.tag),
         )
         try:
             self._on_delivery(delivery)
@@ -166,6 +172,10 @@ class RabbitConsumer(Consumer):
     def _close_if_finished(self) -> None:
         if self.finished and self._closing is None and self._feed.channel is not None:
             self._closing = asyncio.create_task(self._feed.close(), name="broker consumer closing")
+
+
+async def _left_to_the_broker(_: DeliveredMessage) -> None:
+    """What comes while nobody listens any more: the channel is being closed, and the broker delivers again."""
 
 
 _Send = Callable[..., Coroutine[Any, Any, None]]

@@ -12,7 +12,7 @@ import random
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import aio_pika
 from aiormq import TransportFactory
@@ -23,6 +23,7 @@ from yarl import URL
 
 from service.broker.rabbitmq.address import Address
 from service.broker.rabbitmq.driver import bounded, whenever_done
+from service.broker.rabbitmq.tap import Tap
 from service.errors import BrokerUnavailable, ConfigError
 
 CONNECT_SECONDS = 5.0
@@ -52,15 +53,19 @@ class Backoff:
 
 
 class _Transports(TransportFactory):
-    """The driver's own, with a way to end a connection whose peer answers nothing."""
+    """The driver's own, with a tap, and with a way to end a connection whose peer answers nothing."""
+
+    tap: Tap
 
     def __init__(self, tls: bool) -> None:
         self._inner = TLSTransportFactory() if tls else TCPTransportFactory()
         self._writer: asyncio.StreamWriter | None = None
 
     async def create(self, url: URL, **kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        reader, self._writer = await self._inner.create(url, **kwargs)
-        return reader, self._writer
+        stream, self._writer = await self._inner.create(url, **kwargs)
+        self.tap = Tap(stream)
+        # The driver reads by ``readexactly``, ``read`` and ``at_eof`` alone.
+        return cast("asyncio.StreamReader", self.tap), self._writer
 
     def abort(self) -> None:
         if self._writer is not None:
@@ -81,6 +86,10 @@ class _Connection:
         await bounded(self._pika.connect(), CONNECT_SECONDS, self._address, "connecting")
         assert self._pika.transport is not None
         return self._pika.transport.connection
+
+    @property
+    def tap(self) -> Tap:
+        return self._transports.tap
 
     async def end(self) -> None:
         try:
@@ -130,6 +139,12 @@ class Link:
         if (driver := self.driver) is None:
             raise BrokerUnavailable(f"{self._address.shown} is not connected")
         return driver
+
+    def tap(self, driver: AbstractConnection) -> Tap:
+        """Where this connection's deliveries are taken from. Raises BrokerUnavailable when it is not the one."""
+        if self._connection is None or driver is not self.driver:
+            raise BrokerUnavailable(f"{self._address.shown} has another connection by now")
+        return self._connection.tap
 
     async def open(self) -> None:
         """Connect, and from now on stay connected. Raises BrokerUnavailable or ConfigError if it does not work now."""
