@@ -5,12 +5,12 @@ thirty attributes of each message, and wait for the socket at each acknowledgeme
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from aiormq import Channel, ChannelInvalidStateError
-from aiormq.abc import DeliveredMessage
+from aiormq import Channel
+from aiormq.abc import ChannelFrame, DeliveredMessage
 from structlog.typing import FilteringBoundLogger
 
 from service.broker.port import Consumer, Delivery
@@ -19,6 +19,7 @@ from service.broker.rabbitmq.driver import RPC_SECONDS, bounded
 from service.broker.rabbitmq.feed import Feed
 from service.broker.rabbitmq.link import Link
 from service.broker.rabbitmq.tap import Arrival
+from service.broker.rabbitmq.wire import acknowledgement, requeue
 from service.clock import Clock
 
 SETTLE_SECONDS = 5.0
@@ -78,10 +79,10 @@ class RabbitConsumer(Consumer):
         await self._feed.open()
 
     async def ack(self, deliveries: Sequence[Delivery]) -> None:
-        await self._settle(deliveries, _ack)
+        await self._settle(deliveries, acknowledgement)
 
     async def requeue(self, deliveries: Sequence[Delivery]) -> None:
-        await self._settle(deliveries, _nack)
+        await self._settle(deliveries, requeue)
 
     async def cancel(self) -> None:
         if not self._stopped:
@@ -131,14 +132,14 @@ class RabbitConsumer(Consumer):
         except Exception:
             self._log.exception("consumer.callback_failed")  # it is in nobody's hand now, until the channel ends
 
-    async def _settle(self, deliveries: Sequence[Delivery], send: "_Send") -> None:
+    async def _settle(self, deliveries: Sequence[Delivery], frame: "_Frame") -> None:
         # In turn: "all up to 5" must not be overtaken by "all up to 6" of someone who means only the sixth.
         async with self._settling:
             channel = self._feed.channel
             if channel is None:
                 return
             numbers = {delivery.tag.number for delivery in deliveries if delivery.tag.channel is channel}
-            await self._write(channel, *self._take(numbers), send)
+            await self._write(channel, *self._take(numbers), frame)
         self._close_if_finished()
 
     def _take(self, numbers: set[int]) -> tuple[int | None, list[int]]:
@@ -153,15 +154,15 @@ class RabbitConsumer(Consumer):
             self._held.pop(number, None)
         return up_to, singles
 
-    async def _write(self, channel: Channel, up_to: int | None, singles: Sequence[int], send: "_Send") -> None:
-        try:
-            async with asyncio.timeout(SETTLE_SECONDS):
-                if up_to is not None:
-                    await send(channel, up_to, multiple=True)
-                for number in singles:
-                    await send(channel, number, multiple=False)
-        except ChannelInvalidStateError:
+    async def _write(self, channel: Channel, up_to: int | None, singles: Sequence[int], frame: "_Frame") -> None:
+        frames = [] if up_to is None else [frame(channel.number, up_to, multiple=True)]
+        frames += [frame(channel.number, number, multiple=False) for number in singles]
+        if not frames or channel.is_closed:
             return  # closed: the broker delivers again
+        try:
+            # All in one write; the driver's own calls would wait in turn for each.
+            async with asyncio.timeout(SETTLE_SECONDS):
+                await channel.write_queue.put(ChannelFrame(payload=b"".join(frames), should_close=False))
         except TimeoutError:
             self._link.reset(channel.connection, "an acknowledgement could not be written")
         except BaseException:
@@ -174,17 +175,8 @@ class RabbitConsumer(Consumer):
             self._closing = asyncio.create_task(self._feed.close(), name="broker consumer closing")
 
 
+_Frame = Callable[..., bytes]
+
+
 async def _left_to_the_broker(_: DeliveredMessage) -> None:
     """What comes while nobody listens any more: the channel is being closed, and the broker delivers again."""
-
-
-_Send = Callable[..., Coroutine[Any, Any, None]]
-
-
-async def _ack(channel: Channel, number: int, multiple: bool) -> None:
-    await channel.basic_ack(number, multiple=multiple, wait=False)
-
-
-async def _nack(channel: Channel, number: int, multiple: bool) -> None:
-    # Not reject: from 4.3 on, that counts as a failed delivery.
-    await channel.basic_nack(number, multiple=multiple, requeue=True, wait=False)

@@ -11,9 +11,9 @@ from aiormq.abc import ChannelFrame
 from schemas.event import Event
 from service.broker.rabbitmq.wire import TRANSIENT, Outgoing, encode
 
-EVENTS_PER_SECOND = 500
+EVENTS_PER_SECOND = 200
 """The budget: what telling takes from doing. At full throughput, most events are dropped and counted."""
-BUFFER = 2_000
+BUFFER = 1_000
 """Some seconds of it: a burst fits, and what is told is not old."""
 CHUNK = 25
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from aiormq import Channel
 from pamqp import commands
-from pamqp.constants import FRAME_BODY, FRAME_END_CHAR, FRAME_HEADER
+from pamqp.constants import FRAME_BODY, FRAME_END_CHAR, FRAME_HEADER, FRAME_METHOD
 from pamqp.encode import field_table, short_string
 from pamqp.exceptions import PAMQPException
 from pamqp.frame import marshal
@@ -67,6 +67,16 @@ def encode(channel: Channel, message: Outgoing, message_id: str | None) -> bytes
             ),
         )
     )
+
+
+def acknowledgement(channel_number: int, tag: int, multiple: bool) -> bytes:
+    """Basic.Ack."""
+    return _frame(FRAME_METHOD, channel_number, struct.pack(">HHQB", _CLASS_BASIC, 80, tag, multiple))
+
+
+def requeue(channel_number: int, tag: int, multiple: bool) -> bytes:
+    """Basic.Nack with ``requeue``. Not Reject: from 4.3 on, that counts as a failed delivery."""
+    return _frame(FRAME_METHOD, channel_number, struct.pack(">HHQB", _CLASS_BASIC, 120, tag, 2 | multiple))
 
 
 def _frame(kind: int, channel_number: int, payload: bytes) -> bytes:
