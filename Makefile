@@ -3,7 +3,7 @@
 #   PYTHON  another interpreter for .venv: make test PYTHON=python3.12
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format setup clean
+.PHONY: help run test bench check format setup clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s%s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -15,6 +15,10 @@ run: ## Run Verger on this machine: all roles in one process, with a MongoDB of 
 test: ## Run the tests, on a real MongoDB and a real RabbitMQ
 	@scripts/setup test
 	@exec .venv/bin/python -m pytest $(ARGS)
+
+bench: ## Measure Verger beside its peers, and write bench/report.md: about 40 minutes
+	@scripts/setup bench
+	@exec .venv/bin/python -m bench $(ARGS)
 
 check: ## Check style, format, types and layers
 	@scripts/setup check
@@ -28,9 +32,10 @@ format: ## Format the code, and mend what can be mended
 	.venv/bin/python -m ruff check --fix
 	.venv/bin/python -m ruff format
 
-setup: ## Prepare this machine for all of these
+setup: ## Prepare this machine for run, test, check and format
 	@scripts/setup test
 
 clean: ## Remove what was built; the data of `make run` in .verger stays
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf bench/peers/.venv bench/peers/agenda/node_modules bench/results-quick bench/results-some
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""The benchmark: Verger beside its peers, on servers of its own. Run it with ``make bench``."""
