@@ -3,6 +3,7 @@
 import asyncio
 import os
 import random
+import signal
 import socket
 import sys
 from contextlib import suppress
@@ -11,19 +12,22 @@ PORTS = range(20000, 32000)
 
 # Run between fork and exec, in a process of its own: a `preexec_fn` may deadlock in a program that has threads.
 _TIE = """
-import ctypes, os, signal, sys
+import ctypes, os, sys
 if sys.platform == "linux":
     PR_SET_PDEATHSIG = 1
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(sys.argv[2]))
     if os.getppid() != int(sys.argv[1]):  # the parent ended before
-        os.kill(os.getpid(), signal.SIGKILL)
-os.execvp(sys.argv[2], sys.argv[2:])
+        os.kill(os.getpid(), int(sys.argv[2]))
+os.execvp(sys.argv[3], sys.argv[3:])
 """
 
 
-def ending_with_parent(*command: str) -> list[str]:
-    """``command``, wrapped so that the kernel kills it when the thread that started it ends, even by ``kill -9``."""
-    return [sys.executable, "-I", "-S", "-c", _TIE, str(os.getpid()), *command]
+def ending_with_parent(*command: str, by: signal.Signals = signal.SIGKILL) -> list[str]:
+    """``command``, wrapped so that the kernel ends it when the thread that started it ends, even by ``kill -9``.
+
+    ``by``: the signal it gets then; SIGTERM if it has work to give back.
+    """
+    return [sys.executable, "-I", "-S", "-c", _TIE, str(os.getpid()), str(int(by)), *command]
 
 
 def free_port(preferred: int = 0) -> int:

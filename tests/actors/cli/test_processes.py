@@ -1,10 +1,12 @@
 """``verger dev``, ``verger run`` and ``verger doctor``, as processes and on real servers."""
 
 import json
+import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -151,6 +153,91 @@ def test_doctor_finds_real_servers_in_order(start: Start) -> None:
     assert found["broker"]["detail"].startswith("RabbitMQ 3.") or found["broker"]["detail"].startswith("RabbitMQ 4.")
     assert found["workers"]["status"] == "warn"
     assert "guest:guest" not in answer.out
+
+
+# ---- several processes
+
+AWAY = {
+    "VERGER_MONGODB_URL": "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=100",
+    "VERGER_AMQP_URL": "amqp://127.0.0.1:1/",
+}
+"""Servers that a child waits for."""
+
+
+def line_of(process: Process, event: str) -> dict[str, Any]:
+    """Its next log line of this event."""
+    found: dict[str, Any] = json.loads(read_until(process, f'"{event}"').splitlines()[-1])
+    return found
+
+
+def test_ctrl_c_reaches_the_children_through_the_parent_alone(start: Start) -> None:
+    run = start("run", "--processes", "2", **AWAY)
+    children = [line_of(run, "process.started")["pid"] for _ in range(2)]
+
+    assert {os.getpgid(child) for child in children} == set(children)
+    run.send_signal(signal.SIGINT)
+
+    assert line_of(run, "processes.stopping")["signal"] == "SIGINT"
+    answer = answer_of(run)
+    assert (answer.code, answer.out) == (0, "")
+    assert "process.died" not in answer.err
+    assert "Traceback" not in answer.err
+
+
+def test_a_child_that_keeps_dying_is_started_after_longer_and_longer_pauses(start: Start) -> None:
+    run = start("run", "--processes", "2", **AWAY)
+    started = line_of(run, "process.started")
+    line_of(run, "process.started")
+    pauses = []
+    for restarts in (1, 2, 3):
+        os.kill(started["pid"], signal.SIGKILL)
+        died = line_of(run, "process.died")
+        assert (died["pid"], died["signal"], died["restarts"]) == (started["pid"], "SIGKILL", restarts)
+        pauses.append(died["restart_in_seconds"])
+        started = line_of(run, "process.started")
+        assert started["restarts"] == restarts
+
+    assert pauses == [0.2, 0.4, 0.8]
+    run.send_signal(signal.SIGTERM)
+    assert answer_of(run).code == 0
+
+
+def test_a_configuration_that_no_child_can_start_with_ends_them_all_with_its_code(start: Start) -> None:
+    answer = answer_of(start("run", "--processes", "2", VERGER_ACTORS="nowhere.jobs", **AWAY))
+
+    assert (answer.code, answer.out) == (4, "")
+    assert "verger: VERGER_ACTORS names 'nowhere.jobs', which cannot be imported" in answer.err
+    assert answer.err.count('"process.started"') == 2
+
+
+def test_a_configuration_that_breaks_later_ends_them_all_when_a_child_is_started_again(
+    start: Start, tmp_path: Path
+) -> None:
+    jobs = tmp_path / "jobs_of_later.py"
+    jobs.write_text(f"from {HANDLERS} import *")
+    run = start("run", "--processes", "2", VERGER_ACTORS="jobs_of_later", PYTHONPATH=str(tmp_path), **AWAY)
+    children = [line_of(run, "process.started")["pid"] for _ in range(2)]
+    line_of(run, "server.unavailable")
+
+    jobs.write_text("raise RuntimeError('broken')")
+    os.kill(children[0], signal.SIGKILL)
+
+    answer = answer_of(run)
+    assert answer.code == 4
+    assert "RuntimeError('broken')" in answer.err
+
+
+@pytest.mark.parametrize("known", [("MONGODB_URL",), ("AMQP_URL",), ()])
+def test_several_processes_need_servers_that_they_share(
+    known: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in known:
+        monkeypatch.setenv(f"VERGER_{name}", AWAY[f"VERGER_{name}"])
+
+    answer = verger("run", "--processes", "2")
+
+    assert (answer.code, answer.out) == (4, "")
+    assert "--processes needs servers that the processes share" in answer.err
 
 
 # ---- doctor
