@@ -1,65 +1,111 @@
-"""Structured logs: one pipe, JSON lines or a console, secrets hidden, values bounded."""
+"""Structured logs: one pipe, JSON lines or a console, the context of the run, secrets hidden, values bounded."""
 
 import json
 import logging
+import re
 import sys
-from collections.abc import MutableMapping
+import traceback
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from contextvars import ContextVar
 from functools import lru_cache
+from itertools import islice
+from types import MappingProxyType
 from typing import Any, TextIO, cast
+from urllib.parse import unquote
 
 import orjson
 import structlog
+from pydantic import SecretStr
 
+from service.log_events import LogEvent
 from service.settings import Settings
 
 _SECRET = ("password", "secret", "token", "api_key", "apikey", "authorization", "cookie", "credential")
 _BODIES = ("body", "task_body", "taskbody", "payload")
 _OURS = frozenset({"claim_token"})
+_COUNTS = ("tokens", "token_count")
+"""Of a language model: these are numbers."""
+_NAMED = re.compile(
+    r"((?:password|passwd|secret|token|api[_-]?key|authorization|cookie|credentials?)[\"']?\s*[:=]\s*[\"']?"
+    r"(?:(?:bearer|basic)\s+)?)[^\s\"',;&)}\]]+",
+    re.IGNORECASE,
+)
+"""``password=…`` and its like, in a text."""
+_BEARER = re.compile(r"\b((?:bearer|basic)\s+)[\w.~+/=-]{8,}", re.IGNORECASE)
+_LOGIN = re.compile(r"(://[^\s:/@\"']*:)[^\s\"']*@")
+_FRAME = re.compile(r'^ *File "(.*)", line (\d+), in (.*)$', re.MULTILINE)
 LONGEST = 2000
+LONGEST_TRACE = 8000
+MOST_ITEMS = 50
+DEEPEST = 5
+MOST_FRAMES = 20
+_HARMLESS = frozenset({LogEvent, int, bool, float, type(None)})
+SHORTEST_SECRET = 6
+"""A shorter password (guest) would be found in too many words."""
+
+_bound: ContextVar[Mapping[str, Any]] = ContextVar("verger_log_fields", default=MappingProxyType({}))
+
+
+def bind(fields: Mapping[str, Any]) -> None:
+    """From now on each line has these fields that is written in this asyncio task, or in what it starts, by any logger.
+
+    A field of the line itself goes before.
+    """
+    # One variable for all fields: it is set for each task.
+    _bound.set(fields)
 
 
 def configure_logs(settings: Settings) -> None:
     """Set up structlog and the standard library's logging, once, at the entry point."""
     level = getattr(logging, settings.log_level.upper())
     people = settings.log_format == "console"
-    stamp = structlog.processors.TimeStamper(fmt="%H:%M:%S" if people else "iso", utc=not people)
+    # Without the frames' local variables: they hold bodies and secrets.
+    frames: structlog.typing.ExceptionTransformer = structlog.tracebacks.ExceptionDictTransformer(
+        show_locals=False, max_frames=MOST_FRAMES
+    )
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
+        _add_bound,
         structlog.stdlib.add_log_level,
-        stamp,
+        structlog.processors.ExceptionRenderer(_plain_trace if people else frames),
+        _trace_for_people if people else _trace_for_machines,
         hide_and_bound,
+        # After the looks at texts, which it needs not.
+        structlog.processors.TimeStamper(fmt="%H:%M:%S" if people else "iso", utc=not people),
     ]
-    finish: list[structlog.typing.Processor]
+    render: structlog.typing.Processor = structlog.processors.JSONRenderer(_to_json)
     if people:
-        plain = structlog.dev.plain_traceback
-        finish = [
-            structlog.dev.ConsoleRenderer(
-                colors=sys.stderr.isatty(), exception_formatter=plain, sort_keys=False, pad_event_to=18
-            )
-        ]
-    else:
-        # Without the frames' local variables: they hold bodies and secrets.
-        frames = structlog.tracebacks.ExceptionDictTransformer(show_locals=False, max_frames=20)
-        finish = [
-            structlog.processors.ExceptionRenderer(frames),
-            structlog.processors.JSONRenderer(_to_json),
-        ]
+        render = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), sort_keys=False, pad_event_to=18)
+    finish = [_without(secrets_of(settings), render)]
     structlog.configure(
         processors=[*shared, *finish],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(cast("TextIO", _Stderr())),
         cache_logger_on_first_use=True,
     )
-    # Libraries' own lines go through the same pipe; their chatter below warning does not.
+    _take_in_logging(level, settings.actors, shared, finish)
+
+
+def _take_in_logging(
+    level: int,
+    modules: Iterable[str],
+    shared: list[structlog.typing.Processor],
+    finish: list[structlog.typing.Processor],
+) -> None:
+    """The standard library's lines go through the same pipe: those of handlers as the level says, those of others (the
+    event loop, uvicorn, drivers) from warning on."""
     handler = logging.StreamHandler(_Stderr())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *finish]
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, structlog.stdlib.ExtraAdder(), *shared],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *finish],
         )
     )
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(max(level, logging.WARNING))
+    for module in modules:
+        logging.getLogger(module.partition(".")[0]).setLevel(level)
     # Reconnecting is reported by our own lines, which name the address and hide the password.
     for name in ("aio_pika", "aiormq", "pymongo", "apscheduler"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -75,26 +121,130 @@ class _Stderr:
         sys.stderr.flush()
 
 
+# ---- processors: (logger, method, event) -> event ----------------------------------------------------------------
+
+Event = MutableMapping[str, Any]
+
+
+def _add_bound(_logger: Any, _method: str, event: Event) -> Event:
+    for key, value in _bound.get().items():
+        event.setdefault(key, value)
+    return event
+
+
+def _plain_trace(exc_info: Any) -> str:
+    return "".join(traceback.format_exception(*exc_info)).rstrip()
+
+
+def _trace_for_people(_logger: Any, _method: str, event: Event) -> Event:
+    """``traceback`` is a text, of a handler that failed; the console writes what is called ``exception`` below."""
+    if "traceback" in event:
+        trace = event.pop("traceback")
+        if trace is not None:
+            event.setdefault("exception", trace)
+    return event
+
+
+def _trace_for_machines(_logger: Any, _method: str, event: Event) -> Event:
+    if isinstance(trace := event.get("traceback"), str):
+        event["traceback"] = [
+            {"filename": file, "lineno": int(line), "name": name} for file, line, name in _FRAME.findall(trace)
+        ][-MOST_FRAMES:]
+    return event
+
+
+def hide_and_bound(_logger: Any, _method: str, event: Event) -> Event:
+    """Hide what a key calls secret or a body, and what a text says is one; cut long values; also nested."""
+    for key, value in event.items():
+        kind = type(value)
+        if _is_hidden(key):
+            if not (kind is int and key.lower().endswith(_COUNTS)):
+                event[key] = "***"
+        elif kind is str:
+            # Ids, types and states have none of these; what has may be a text that somebody else wrote.
+            if " " in value or "=" in value or ":" in value or len(value) > LONGEST:
+                event[key] = _safe(value, LONGEST if key != "exception" else LONGEST_TRACE)
+        elif kind not in _HARMLESS:
+            event[key] = _plain(value, DEEPEST)
+    return event
+
+
+@lru_cache(maxsize=1024)
+def _is_hidden(key: str) -> bool:
+    lower = key.lower().replace("-", "_")
+    return lower in _BODIES or (lower not in _OURS and any(word in lower for word in _SECRET))
+
+
+def _plain(value: Any, depth: int) -> Any:
+    """As JSON holds it, bounded in every direction."""
+    if isinstance(value, str):
+        return _safe(value, LONGEST)
+    if value is None or isinstance(value, int | float):
+        return value
+    if isinstance(value, bytes | bytearray | memoryview):
+        return f"{len(value)} bytes"
+    if depth == 0:
+        return "…"
+    if isinstance(value, Mapping):
+        return {
+            str(key): "***" if _is_hidden(str(key)) else _plain(inner, depth - 1)
+            for key, inner in islice(value.items(), MOST_ITEMS)
+        }
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(inner, depth - 1) for inner in islice(value, MOST_ITEMS)]
+    try:
+        return _safe(str(value), LONGEST)
+    except Exception as error:
+        # A stranger's __str__ may raise; a line must not.
+        return f"({type(value).__name__}: {type(error).__name__})"
+
+
+def _safe(text: str, longest: int) -> str:
+    if len(text) > longest:
+        text = f"{text[:longest]}…" if longest == LONGEST else f"…{text[-longest:]}"
+    text = _LOGIN.sub(r"\1***@", text)
+    return _BEARER.sub(r"\1***", _NAMED.sub(r"\1***", text))
+
+
+# ---- lines -------------------------------------------------------------------------------------------------------
+
+
 def _to_json(event: Any, **options: Any) -> str:
     """A line costs as much as a claim if it is not written fast; what the fast writer refuses (long integers, halves of
     surrogate pairs) the slow one takes."""
     try:
         return orjson.dumps(event, **options).decode()
     except (TypeError, ValueError):
-        return json.dumps(event, ensure_ascii=False, **options)
+        pass
+    try:
+        return json.dumps(event, **options)
+    except (TypeError, ValueError, RecursionError) as error:
+        return json.dumps({"event": str(event.get("event")), "level": event.get("level"), "unwritable": repr(error)})
 
 
-@lru_cache(maxsize=1024)
-def _is_hidden(key: str) -> bool:
-    lower = key.lower()
-    return lower in _BODIES or (lower not in _OURS and any(word in lower for word in _SECRET))
+def secrets_of(settings: Settings) -> list[str]:
+    """Every password and key in the settings, in each form in which a line might show it."""
+    found = set[str]()
+    for name in type(settings).model_fields:
+        value = getattr(settings, name)
+        for each in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(each, SecretStr):
+                found.add(each.get_secret_value())
+            elif isinstance(each, str) and "://" in each:
+                login = each.partition("://")[2].rpartition("@")[0]
+                found.add(login.partition(":")[2])
+    forms = {form for secret in found for form in (secret, unquote(secret), json.dumps(secret)[1:-1])}
+    return [form for form in forms if len(form) >= SHORTEST_SECRET]
 
 
-def hide_and_bound(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Hide what a key calls secret or a body, and cut long values."""
-    for key, value in event.items():
-        if _is_hidden(key):
-            event[key] = "***"
-        elif isinstance(value, str) and len(value) > LONGEST:
-            event[key] = value[:LONGEST] + "…"
-    return event
+def _without(secrets: list[str], render: structlog.typing.Processor) -> structlog.typing.Processor:
+    """The last look at a line: whatever has put a secret of ours into it, it is not written."""
+
+    def write(logger: Any, method: str, event: Event) -> str:
+        line = cast("str", render(logger, method, event))
+        for secret in secrets:
+            if secret in line:
+                line = line.replace(secret, "***")
+        return line
+
+    return write if secrets else cast("Callable[..., str]", render)
