@@ -39,6 +39,43 @@ class Firing(Model):
     by: str
 
 
+class SkipReason(StrEnum):
+    """Why a due instant made no task of its own."""
+
+    OVERLAP = "overlap"
+    """A task of the same type and body was pending or running."""
+    COALESCED = "coalesced"
+    """Found due too late: an earlier one ran for it."""
+    MISFIRE = "misfire"
+    """Found due too late: none ran."""
+
+
+class Skip(Model):
+    """Due instants that made no task."""
+
+    reason: SkipReason
+    since: Instant
+    """The first of them."""
+    until: Instant
+    """No later one than this."""
+    count: int
+    by: str | None = None
+    """The task that was pending or running (overlap), or that ran for them (coalesced)."""
+
+
+class RecentRun(Model):
+    """How one task of a schedule ended."""
+
+    task_id: str
+    status: TaskStatus
+    at: Instant
+    duration_ms: int
+
+
+RECENT = 20
+"""How many runs, and how many skips, a schedule remembers."""
+
+
 class Schedule(Model):
     """One schedule as the store keeps it."""
 
@@ -59,6 +96,11 @@ class Schedule(Model):
     source: str | None = None
     """Who owns it: ``apply --prune`` touches only its own."""
 
+    paused_at: Instant | None = None
+    """When it was disabled last."""
+    resumed_at: Instant | None = None
+    """When it was enabled again last: freshness counts from here, if there is no later success."""
+
     next_fire_at: Instant | None = None
     """Null: no fire is left, or the schedule is disabled."""
     firing: Firing | None = None
@@ -70,6 +112,12 @@ class Schedule(Model):
     last_duration_ms: int | None = None
     skipped: dict[str, int] = {}
     """How many fires were skipped, by reason: ``overlap``, ``misfire``, ``coalesced``."""
+    recent_skips: list[Skip] = []
+    """The newest, in order; a list of schedules leaves them out."""
+    recent_runs: list[RecentRun] = []
+    """The newest by their end, in order; a list of schedules leaves them out."""
+    overdue_since: Instant | None = None
+    """Since when its success has been overdue: set and unset by whichever scheduler tells of it."""
     revision: int = 0
     """Incremented by each edit."""
     created_at: Instant | None = None

@@ -14,6 +14,7 @@ class Schedules(LazyGroup):
         "resume": "actors.cli.schedules.change:resume",
         "run": "actors.cli.schedules.change:run",
         "explain": "actors.cli.schedules.explain:explain",
+        "backfill": "actors.cli.schedules.backfill:backfill",
     }
 
 

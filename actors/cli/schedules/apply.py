@@ -1,7 +1,6 @@
 """``verger schedules apply``: show the plan, then carry it out."""
 
 import sys
-from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +9,7 @@ import typer
 
 from actors.cli.moments import both
 from actors.cli.options import AllowUnknown, Json
-from actors.cli.output import print_json, say
+from actors.cli.output import plain, print_json, say
 from actors.cli.schedules.look import next_fire
 from actors.cli.session import talk, timetable
 from actors.composition import Connection
@@ -49,7 +48,7 @@ def apply(
     plan, _ = talk(act, publishes=not dry_run)
     applied = not dry_run and not plan.empty
     if json:
-        print_json({**plan_json(plan), "source": owner, "applied": applied})
+        print_json(plain(plan.summary(owner, applied=applied)))
     elif applied:
         say("Applied.")
     else:
@@ -85,26 +84,6 @@ def show_plan(plan: Plan, now: datetime) -> None:
         say(f"- {schedule.id}")
     if plan.unchanged:
         say(f"= {len(plan.unchanged)} unchanged")
-
-
-def plan_json(plan: Plan) -> dict[str, Any]:
-    """The plan for machines."""
-    return {
-        "create": _ids(plan.create),
-        "update": [
-            {
-                "id": change.after.id,
-                "changes": {key: {"from": old, "to": new} for key, (old, new) in change.fields.items()},
-            }
-            for change in plan.update
-        ],
-        "delete": _ids(plan.delete),
-        "unchanged": _ids(plan.unchanged),
-    }
-
-
-def _ids(schedules: Sequence[Schedule]) -> list[str]:
-    return [schedule.id for schedule in schedules]
 
 
 def _when(schedule: Schedule, now: datetime) -> str:

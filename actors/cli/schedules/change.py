@@ -52,7 +52,8 @@ def run(
 def _set_enabled(ids: list[str], enabled: bool, json: bool) -> None:
     async def act(connection: Connection) -> tuple[list[Schedule], datetime]:
         table = timetable(connection)
-        return [await table.set_enabled(each, enabled) for each in ids], connection.store.clock.now()
+        changes = [await table.set_enabled(each, enabled) for each in ids]
+        return [change.after for change in changes], connection.store.clock.now()
 
     schedules, now = talk(act, publishes=True)
     if json:

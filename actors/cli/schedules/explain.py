@@ -1,35 +1,25 @@
-"""``verger schedules explain``: the fires of a window. Pure, unless a stored schedule is asked for."""
+"""``verger schedules explain``: the fires of a window, and what became of them."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta, tzinfo
-from typing import Annotated, Any
-from zoneinfo import ZoneInfo
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from actors.cli.moments import iso, parse_moment, stamp
 from actors.cli.options import Json
-from actors.cli.output import print_json, say, table
+from actors.cli.output import plain, print_json, say, table
 from schemas.duration import format_duration
+from schemas.explanation import DueInstant, Explanation
 from service.errors import InvalidInput
-from service.triggers import Trigger, parse_schedule
+from service.explain import explain as explain_stored, explain_text
+from service.triggers import parse_schedule, zone_of
+
+if TYPE_CHECKING:
+    from actors.composition import Connection
+    from schemas.schedule import Schedule
 
 MOST = 100_000
 WEEK = timedelta(days=7)
-_STEP = timedelta(days=5)
-"""Clocks change more seldom than that."""
-_MOST_STEPS = 20_000
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """What is explained."""
-
-    schedule: str
-    timezone: str
-    stored: Any = None
-    """The Schedule, if one was asked for."""
 
 
 def explain(
@@ -43,7 +33,7 @@ def explain(
     limit: Annotated[int, typer.Option("--limit", min=1, max=MOST, help="Fires to show at most.")] = 1000,
     json: Json = False,
 ) -> None:
-    """Show when a schedule fires between two instants, in UTC and in its time zone.
+    """Show when a schedule fires between two instants, in UTC and in its time zone; and what became of each fire.
 
     Instants are ISO 8601; without an offset they are in the schedule's time zone.
     """
@@ -51,24 +41,27 @@ def explain(
         raise typer.BadParameter("give the id of a stored schedule, or --schedule with a text")
     if schedule_id is not None and timezone is not None:
         raise typer.BadParameter("--timezone goes with --schedule; a stored schedule has its own")
-    subject = _stored(schedule_id) if schedule_id is not None else Subject(schedule or "", timezone or "UTC")
-    trigger = parse_schedule(subject.schedule, subject.timezone)
-    zone: tzinfo = UTC if subject.timezone == "UTC" else ZoneInfo(subject.timezone)
-    window = _window(start, end, zone)
-    fires = trigger.between(*window, limit + 1)
-    truncated, fires = len(fires) > limit, fires[:limit]
-    if json:
-        content = {"id": schedule_id} if schedule_id is not None else {}
-        content |= {"schedule": subject.schedule, "timezone": subject.timezone}
-        content |= {"from": iso(window[0]), "to": iso(window[1])}
-        print_json({**content, "fires": [iso(fire) for fire in fires], "truncated": truncated})
+    if schedule_id is not None:
+        made, stored = _stored(schedule_id, start, end, limit)
     else:
-        _show(subject, trigger, zone, window, fires)
-        if truncated:
-            say(f"and more: cut after {limit}; --limit shows up to {MOST}")
+        text, place = schedule or "", timezone or "UTC"
+        parse_schedule(text, place)  # what is wrong with it comes before what is wrong with the window
+        made, stored = explain_text(text, place, *window(start, end, place), limit), None
+    if json:
+        print_json(plain(made))
+        return
+    say(f"{made.schedule} in {made.timezone}, from {stamp(made.start)} to {stamp(made.end)}")
+    if stored is not None:
+        _show_state(stored)
+    say()
+    _show(made)
+    if made.truncated:
+        say(f"and more: cut after {limit}; --limit shows up to {MOST}")
 
 
-def _window(start: str | None, end: str | None, zone: tzinfo) -> tuple[datetime, datetime]:
+def window(start: str | None, end: str | None, timezone: str) -> tuple[datetime, datetime]:
+    """From ``--from`` and ``--to``: by default a week from now. Raises InvalidInput."""
+    zone = zone_of(timezone)
     begin = datetime.now(UTC).replace(microsecond=0) if start is None else parse_moment(start, "--from", zone)
     try:
         finish = begin + WEEK if end is None else parse_moment(end, "--to", zone)
@@ -79,16 +72,13 @@ def _window(start: str | None, end: str | None, zone: tzinfo) -> tuple[datetime,
     return begin, finish
 
 
-def _stored(schedule_id: str) -> Subject:
-    from actors.cli.session import talk
-    from actors.composition import Connection
-    from service.errors import NotFound
+def _stored(schedule_id: str, start: str | None, end: str | None, limit: int) -> "tuple[Explanation, Schedule]":
+    from actors.cli.session import talk, timetable
 
-    async def read(connection: Connection) -> Subject:
-        found = await connection.store.schedules.get(schedule_id)
-        if found is None:
-            raise NotFound(f"there is no schedule {schedule_id!r}")
-        return Subject(found.schedule, found.timezone, found)
+    async def read(connection: "Connection") -> "tuple[Explanation, Schedule]":
+        found = await timetable(connection).get(schedule_id)
+        begin, finish = window(start, end, found.timezone)
+        return await explain_stored(connection.store, schedule_id, begin, finish, limit), found
 
     return talk(read)
 
@@ -96,35 +86,43 @@ def _stored(schedule_id: str) -> Subject:
 # ---- for people ------------------------------------------------------------------------------------------------------
 
 
-def _show(
-    subject: Subject, trigger: Trigger, zone: tzinfo, window: tuple[datetime, datetime], fires: list[datetime]
-) -> None:
-    say(f"{subject.schedule} in {subject.timezone}, from {stamp(window[0])} to {stamp(window[1])}")
-    if subject.stored is not None:
-        _show_state(subject.stored)
-    say()
-    if not fires:
-        later = trigger.next_after(window[1] - timedelta.resolution)
+def _show(made: Explanation) -> None:
+    if not made.fires:
+        trigger = parse_schedule(made.schedule, made.timezone)
+        later = trigger.next_after(made.end - timedelta.resolution)
         say("never in this window; " + (f"the next one is at {stamp(later)}" if later else "and never after it"))
         return
-    if zone is UTC:
-        for fire in fires:
-            say(stamp(fire))
-        return
-    changes = list(_changes(window[0], fires[-1], zone))
-    earlier = [window[0], *fires]
-    table(
-        ("UTC", subject.timezone, ""),
-        [
-            _row(fire, zone, any(before < change <= fire for change in changes))
-            for before, fire in zip(earlier, fires, strict=False)
-        ],
-    )
-    for change in changes:
-        say(_change_note(change, zone))
+    changes = [change.at for change in made.clock_changes]
+    befores = [made.start, *(fire.at for fire in made.fires)]
+    rows = []
+    for before, fire in zip(befores, made.fires, strict=False):
+        changed = any(before < change <= fire.at for change in changes)
+        rows.append((stamp(fire.at), _local(fire), _state(fire), _note(fire, changed)))
+    headers = ("UTC", made.timezone, "STATE", "")
+    shown = [True, made.timezone != "UTC", any(row[2] for row in rows), any(row[3] for row in rows)]
+    table(_kept(headers, shown), [_kept(row, shown) for row in rows], fold=sum(shown) - 1)
+    for change in made.clock_changes:
+        say(f"Clocks change at {stamp(change.at)}: {change.effect}.")
 
 
-def _show_state(stored: Any) -> None:
+def _kept(cells: tuple[str, ...], shown: list[bool]) -> list[str]:
+    return [cell for cell, show in zip(cells, shown, strict=True) if show]
+
+
+def _local(fire: DueInstant) -> str:
+    return datetime.fromisoformat(fire.local).strftime("%a %Y-%m-%d %H:%M:%S %z")
+
+
+def _state(fire: DueInstant) -> str:
+    return " ".join(word.value for word in (fire.state, fire.status) if word is not None)
+
+
+def _note(fire: DueInstant, changed: bool) -> str:
+    clock = fire.clock or ("first after the clocks changed" if changed else None)
+    return "; ".join(note for note in (fire.reason, clock) if note)
+
+
+def _show_state(stored: "Schedule") -> None:
     if not stored.enabled:
         say("It is paused: none of these fires until `verger schedules resume`.")
     elif stored.next_fire_at is not None:
@@ -137,39 +135,3 @@ def _show_state(stored: Any) -> None:
     if stored.skipped:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(stored.skipped.items()))
         say(f"Skipped so far: {reasons}")
-
-
-def _row(fire: datetime, zone: tzinfo, changed: bool) -> tuple[str, str, str]:
-    local = fire.astimezone(zone).strftime("%a %Y-%m-%d %H:%M:%S %z")
-    return stamp(fire), local, "first after the clocks changed" if changed else ""
-
-
-def _changes(start: datetime, end: datetime, zone: tzinfo) -> Iterator[datetime]:
-    """The instants in ``(start, end]`` at which the zone's offset changes, to the second."""
-    low = start
-    for _ in range(_MOST_STEPS):
-        if low >= end:
-            return
-        high = min(low + _STEP, end)
-        if low.astimezone(zone).utcoffset() != high.astimezone(zone).utcoffset():
-            yield _bisected(low, high, zone)
-        low = high
-
-
-def _bisected(low: datetime, high: datetime, zone: tzinfo) -> datetime:
-    offset = low.astimezone(zone).utcoffset()
-    while high - low > timedelta(seconds=1):
-        middle = low + (high - low) / 2
-        low, high = (middle, high) if middle.astimezone(zone).utcoffset() == offset else (low, middle)
-    return high.replace(microsecond=0)
-
-
-def _change_note(change: datetime, zone: tzinfo) -> str:
-    before = (change - timedelta(seconds=1)).astimezone(zone) + timedelta(seconds=1)
-    after = change.astimezone(zone)
-    old, new = before.strftime("%H:%M"), after.strftime("%H:%M")
-    if (after.utcoffset() or timedelta()) > (before.utcoffset() or timedelta()):
-        effect = f"from {old} to {new} does not exist: a time of day in it fires at {new}"
-    else:
-        effect = f"from {new} to {old} comes twice: a time of day in it fires the first time, an hour of * both times"
-    return f"Clocks change at {stamp(change)}: local time {effect}."
