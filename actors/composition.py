@@ -12,13 +12,16 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 import uvloop
 
 from actors.control import ControlActor
 from actors.embedded import EmbeddedMongo, read_instance, start_mongod
+from actors.health import Contact, Health
+from actors.health_server import HealthServer
+from actors.metrics_page import MetricsPage
 from actors.scheduler.duty import NAP, Duty
 from actors.scheduler.fire import Fire
 from actors.scheduler.intake import Intake
@@ -30,6 +33,8 @@ from actors.scheduler.watch import Watch
 from actors.supervisor import Supervisor, first_failure
 from actors.worker.worker import HANDLER_THREADS, Worker
 from schemas.event import ControlCommand, ControlMessage
+from service.access_keys import KeyRing, is_loopback
+from service.backlog import Backlog
 from service.broker.memory import MemoryBroker
 from service.broker.names import Names
 from service.broker.port import Broker
@@ -37,13 +42,20 @@ from service.broker.rabbitmq import RabbitBroker
 from service.client import Client
 from service.clock import StoreClock
 from service.errors import BrokerUnavailable, ConfigError, StoreUnavailable, Unavailable
+from service.log_events import LogEvent
+from service.metrics import Metrics
 from service.registry import Registry, load
 from service.settings import MEMORY_BROKER, Settings
 from service.store.mongo import MongoStore
 from service.version import VERSION
 
+if TYPE_CHECKING:
+    from actors.api.server import ApiServer
+
 log = structlog.get_logger()
 
+OWN_ACTORS = ("actors.dead_letters",)
+"""Modules with handlers that every process loads."""
 EMBEDDED_NAP = timedelta(seconds=1)
 """In embedded mode other processes only write to the store: looking often replaces their messages."""
 
@@ -53,6 +65,11 @@ class Role(StrEnum):
 
     SCHEDULER = "scheduler"
     WORKER = "worker"
+    API = "api"
+
+
+ENGINE = frozenset({Role.SCHEDULER, Role.WORKER})
+"""The roles that do the work."""
 
 
 def make_store(settings: Settings, url: str | None = None, clock: StoreClock | None = None) -> MongoStore:
@@ -65,6 +82,11 @@ def make_broker(settings: Settings, clock: StoreClock) -> Broker:
     if settings.amqp_url == MEMORY_BROKER:
         return MemoryBroker(clock)
     return RabbitBroker(settings.amqp_url, Names(settings.prefix), clock)
+
+
+def load_actors(settings: Settings) -> Registry:
+    """The handlers of the settings' modules, and Verger's own. Raises ConfigError."""
+    return load((*settings.actors, *OWN_ACTORS))
 
 
 def task_types(registry: Registry) -> dict[str, tuple[str, ...]]:
@@ -86,13 +108,18 @@ class App:
     ) -> None:
         """``registry``, ``clock`` and ``nap``, the longest sleep of fire and relay, replace what the settings say."""
         self.settings, self.roles = settings, frozenset(roles)
-        self.registry = registry if registry is not None else load(settings.actors)
+        self.registry = registry if registry is not None else load_actors(settings)
         self._clock = clock
         self._nap = nap or (EMBEDDED_NAP if settings.embedded else NAP)
         self._scheduler: SchedulerActor | None = None
         self._mongo: EmbeddedMongo | None = None
+        self.api: ApiServer | None = None
         self.name = f"{socket.gethostname()}-{os.getpid()}"
         self.worker: Worker | None = None
+        self.metrics = Metrics(handler.task_type for handler in self.registry)
+        self.health = Health(self.metrics)
+        self.health_server: HealthServer | None = None
+        self._intake: Intake | None = None
         self._stack = AsyncExitStack()
         self._supervisor = Supervisor()
 
@@ -103,12 +130,15 @@ class App:
             ConfigError: trying again cannot help.
         """
         self._refuse_split_embedded()
+        keys = self._keys() if Role.API in self.roles else None
         mongo = await self._embedded() if self.settings.embedded else None
         self.store = make_store(self.settings, mongo.url if mongo else None, self._clock)
         self._stack.push_async_callback(self.store.close)
-        await _insist("store", self.store.open)
         self.broker = make_broker(self.settings, self.store.clock)
         self._stack.push_async_callback(self.broker.close)
+        # Before anything is waited for: a process that cannot start can say why.
+        self._start_health()
+        await _insist("store", self.store.open)
         await _insist("broker", lambda: self.broker.open(task_types(self.registry)))
         self.client = Client(self.store, self.broker, self.registry, max_bytes=self.settings.max_message_bytes)
         control = ControlActor(self.broker)
@@ -120,15 +150,23 @@ class App:
             await self._start_scheduler(control)
         if Role.WORKER in self.roles:
             await self._start_worker(control)
+        if keys is not None:
+            await self._start_api(keys)
+        self.health.state = None
         roles = sorted(role.value for role in self.roles)
-        log.info("verger.started", version=VERSION, roles=roles, task_types=len(self.registry))
+        types = sum(not handler.internal for handler in self.registry)
+        log.info(LogEvent.VERGER_STARTED, version=VERSION, roles=roles, task_types=types)
 
     async def stop(self) -> None:
         """Drain and close everything; bounded in time."""
+        self.health.state = "draining"
+        api = asyncio.create_task(self.api.stop(), name="api") if self.api is not None else None
         if self.worker is not None:
             await self.worker.stop()
+        if api is not None:
+            await api
         await self._stack.aclose()
-        log.info("verger.stopped")
+        log.info(LogEvent.VERGER_STOPPED)
 
     def wake(self) -> None:
         """Let the scheduler look now at what is due."""
@@ -137,7 +175,7 @@ class App:
                 self._scheduler.wake(duty)
 
     def _refuse_split_embedded(self) -> None:
-        if self.settings.amqp_url == MEMORY_BROKER and self.roles != frozenset(Role):
+        if self.settings.amqp_url == MEMORY_BROKER and not self.roles >= ENGINE:
             raise ConfigError(
                 "VERGER_AMQP_URL is memory://, which does not leave this process: run all roles in it (verger dev), "
                 "or name a RabbitMQ, such as amqp://user:password@host:5672/"
@@ -149,10 +187,34 @@ class App:
         self._mongo = mongo
         return mongo
 
+    def _start_health(self) -> None:
+        store, broker, settings = self.store, self.broker, self.settings
+        looks_after_queues = self.roles & {Role.SCHEDULER, Role.API}
+        backlog = Backlog(store, broker, task_types(self.registry)) if looks_after_queues else None
+        self.page = MetricsPage(self.metrics, store, broker, backlog)
+        self.metrics.info.set(1, VERSION, ",".join(sorted(self.roles)))
+        self.health.contacts = [Contact("store", store.sync_clock), Contact("broker", broker.ping)]
+        self.health.consumers = self._deaf
+        self.health.start()
+        self._stack.push_async_callback(self.health.stop)
+        if backlog is not None:
+            self._stack.push_async_callback(backlog.close)
+        if settings.health_port is not None:
+            server = HealthServer(self.health, self.page.make, settings.health_host, settings.health_port)
+            server.start()
+            self._stack.push_async_callback(server.stop)
+            self.health_server = server
+
+    def _deaf(self) -> list[str]:
+        """Consumers that the broker should feed and does not."""
+        types = [f"tasks of type {task_type}" for task_type in self.worker.deaf] if self.worker is not None else []
+        return [*types, "intake"] if self._intake is not None and self._intake.deaf else types
+
     async def _start_scheduler(self, control: ControlActor) -> None:
         store, broker, settings = self.store, self.broker, self.settings
         nap = self._nap
-        rescue = Rescue(store, broker, settings)
+        metrics = self.metrics
+        rescue = Rescue(store, broker, metrics, settings)
         if settings.embedded:
             # This process alone uses the private server: every worker it knows of is gone.
             dead = [worker.id for worker in await store.workers.alive(store.clock.now() - timedelta(days=3650))]
@@ -160,18 +222,19 @@ class App:
             for worker_id in dead:
                 await store.workers.forget(worker_id)
             if adopted:
-                log.info("claims.adopted", count=adopted)
+                log.info(LogEvent.CLAIMS_ADOPTED, count=adopted)
 
         def wake(duty: str) -> None:
             scheduler.wake(duty)
 
+        self._intake = Intake(store, broker, self.registry, metrics, settings, wake)
         duties: list[Duty] = [
-            Fire(store, broker, self.registry, self.name, nap),
-            Relay(store, broker, self.registry, settings, nap),
+            Fire(store, broker, self.registry, metrics, self.name, nap),
+            Relay(store, broker, self.registry, metrics, settings, nap),
             rescue,
-            Intake(store, broker, self.registry, settings, wake),
-            Prune(store, settings),
-            Watch(store, broker),
+            self._intake,
+            Prune(store, broker, settings),
+            Watch(store, broker, metrics),
         ]
         self._scheduler = scheduler = SchedulerActor(duties)
 
@@ -183,10 +246,34 @@ class App:
         self._supervisor.start(scheduler)
 
     async def _start_worker(self, control: ControlActor) -> None:
-        worker = Worker(self.settings, self.store, self.broker, self.registry, self.client, self.roles)
+        worker = Worker(self.settings, self.store, self.broker, self.registry, self.client, self.metrics, self.roles)
         await _insist("store", worker.start)
         control.listen(worker.tell)
+        self.page.add(worker.measure)
         self.worker = worker
+
+    def _keys(self) -> KeyRing:
+        """Those of the admin API. Raises ConfigError when they are wrong, or there are none and there must be."""
+        settings = self.settings
+        keys = KeyRing(settings.api_keys, settings.api_keys_file)
+        if not keys.keys and not is_loopback(settings.api_host):
+            raise ConfigError(
+                f"the admin API does not listen on {settings.api_host} without keys: put a line of `verger keys create "
+                "NAME --role admin` into the file that VERGER_API_KEYS_FILE names, or set VERGER_API_HOST=127.0.0.1"
+            )
+        return keys
+
+    async def _start_api(self, keys: KeyRing) -> None:
+        # Here, for no other role and no command needs a web framework.
+        from actors.api.app import make_api
+        from actors.api.parts import Parts
+        from actors.api.server import ApiServer
+
+        settings = self.settings
+        parts = Parts(settings, self.store, self.broker, self.registry, self.client, self.health, self.page)
+        server = ApiServer(make_api(parts, keys), settings.api_host, settings.api_port)
+        await server.start()
+        self.api = server
 
     async def failed(self) -> Exception:
         """Returns only when an actor cannot be kept running."""
@@ -212,7 +299,7 @@ async def _insist(what: str, connect: Callable[[], Awaitable[None]]) -> None:
         try:
             return await connect()
         except Unavailable as error:
-            log.warning("server.unavailable", server=what, error=str(error), again_in_seconds=pause)
+            log.warning(LogEvent.SERVER_UNAVAILABLE, server=what, error=str(error), again_in_seconds=pause)
         await asyncio.sleep(pause)
         pause = min(pause * 2, 10.0)
 
@@ -234,7 +321,7 @@ async def serve(
     stop = asyncio.Event()
 
     def ask_to_stop(number: signal.Signals) -> None:
-        log.info("verger.stopping", signal=number.name)
+        log.info(LogEvent.VERGER_STOPPING, signal=number.name)
         stop.set()
         if supervised:
             # systemd, for one, tells each process of a service. And that the parent has died is told by SIGTERM too.
@@ -260,7 +347,7 @@ async def serve(
     try:
         await asyncio.wait((running, stopping), return_when=asyncio.FIRST_COMPLETED)
         if running.done():
-            log.error("verger.failed", error=str(await running))
+            log.error(LogEvent.VERGER_FAILED, error=str(await running))
             return 1
         running.cancel()
         await asyncio.wait((running,))
@@ -312,7 +399,7 @@ async def connect(settings: Settings, *, publishes: bool = True) -> AsyncIterato
     Raises:
         ConfigError: no embedded instance runs. StoreUnavailable: the store does not answer.
     """
-    registry = load(settings.actors)
+    registry = load_actors(settings)
     url = None
     if settings.embedded:
         instance = read_instance(settings.data_dir)
@@ -333,7 +420,7 @@ async def connect(settings: Settings, *, publishes: bool = True) -> AsyncIterato
             try:
                 await broker.open(task_types(registry))
             except BrokerUnavailable as error:
-                log.warning("broker.unavailable", error=str(error))
+                log.warning(LogEvent.BROKER_UNAVAILABLE, error=str(error))
                 publishes = False
         client = Client(store, broker, registry, max_bytes=settings.max_message_bytes, publishes=publishes)
         yield Connection(settings, store, broker, registry, client)

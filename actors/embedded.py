@@ -31,6 +31,7 @@ from structlog.typing import FilteringBoundLogger
 from schemas.base import Instant, Model
 from service.child_process import PORTS, ending_with_parent, free_port, listening
 from service.errors import ConfigError, StoreUnavailable
+from service.log_events import LogEvent
 from service.mongod import REPLICA_SET, check_mongod, find_mongod, mongod_command
 from service.store.mongo.replica import ensure_replica_set
 
@@ -97,7 +98,9 @@ async def start_mongod(
         undo.callback(asyncio.create_task(_bound_log(process, data_dir), name="mongod log").cancel)
         url = f"mongodb://127.0.0.1:{port}/?replicaSet={REPLICA_SET}&directConnection=true"
         undo.enter_context(_announced(data_dir, url))
-        log.info("mongod.started", url=url, pid=process.pid, duration_ms=round((time.monotonic() - started) * 1000))
+        log.info(
+            LogEvent.MONGOD_STARTED, url=url, pid=process.pid, duration_ms=round((time.monotonic() - started) * 1000)
+        )
         return EmbeddedMongo(url, process.pid, process, undo.pop_all())
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import structlog
 
 from actors.base import Actor
+from service.log_events import LogEvent
 
 log = structlog.get_logger()
 
@@ -44,7 +45,7 @@ class Supervisor:
                 crashes.append(loop.time())
                 recent = [at for at in crashes if at > loop.time() - WITHIN_SECONDS]
                 pause = min(FIRST_PAUSE * 2 ** (len(recent) - 1), LONGEST_PAUSE)
-                log.exception("actor.crashed", actor=actor.name, crashes=len(recent), restart_in_seconds=pause)
+                log.exception(LogEvent.ACTOR_CRASHED, actor=actor.name, crashes=len(recent), restart_in_seconds=pause)
                 if len(recent) >= MOST_CRASHES:
                     self.reason = TooManyCrashes(
                         f"{actor.name} crashed {len(recent)} times within {WITHIN_SECONDS:.0f} s: {error!r}"
@@ -62,7 +63,7 @@ class Supervisor:
             return
         _, late = await asyncio.wait(tasks, timeout=seconds)
         for task in late:
-            log.warning("actor.stop_timed_out", actor=tasks[task].name)
+            log.warning(LogEvent.ACTOR_STOP_TIMED_OUT, actor=tasks[task].name)
             task.cancel()
         if late:
             await asyncio.wait(late, timeout=2)

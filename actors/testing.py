@@ -17,7 +17,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from actors.composition import App, Role, make_store
+from actors.composition import ENGINE, App, make_store
 from actors.embedded import start_mongod
 from schemas.task import Task, TaskStatus
 from service.broker.memory import MemoryBroker
@@ -115,7 +115,7 @@ async def sandbox(modules: Sequence[str], *, mongodb_url: str | None = None, **s
         }
         app = App(
             load_settings(mongodb_url=mongodb_url, amqp_url=MEMORY_BROKER, actors=tuple(modules), **options),
-            frozenset(Role),
+            ENGINE,
             clock=clock,
             nap=timedelta(milliseconds=100),
         )

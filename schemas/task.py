@@ -15,6 +15,8 @@ TaskType = Annotated[str, StringConstraints(pattern=rf"^{TASK_TYPE.pattern}$")]
 
 HISTORY_LIMIT = 20
 """How many lines of history a task keeps; the oldest go first."""
+ASKED_LIMIT = 10
+"""How many requests that it stands for a task keeps; the oldest go first."""
 
 
 class TaskStatus(StrEnum):
@@ -40,7 +42,9 @@ class TaskError(Model):
     traceback: str | None = None
     """Bounded; the innermost frames are kept."""
     fingerprint: str
-    """Equal for failures of the same kind at the same place."""
+    """Equal for failures of the same kind at the same place, whatever line that is on now."""
+    place: str | None = None
+    """``file:function`` where it was raised; null where no code of a handler did."""
     at: Instant
 
 
@@ -63,6 +67,13 @@ class HistoryEntry(Model):
     reason: str | None = None
     worker: str | None = None
     fence: int | None = None
+
+
+class Asked(Model):
+    """A request that made no task of its own: this one has its live key."""
+
+    id: str
+    at: Instant
 
 
 class Payload(Model):
@@ -121,6 +132,8 @@ class Task(Model):
     timeout_seconds: float = 1800
     again: bool = False
     """Asked for once more while running."""
+    asked_by: list[Asked] | None = None
+    """The last requests that this task stands for, at most one noted a second; ``verger tasks why`` finds them."""
     cancel_requested_at: Instant | None = None
     cancel_forced: bool = False
     """The handler is interrupted, not only asked."""

@@ -25,5 +25,7 @@ class TaskTypeState(Model):
 
     id: str
     paused: bool = False
+    paused_at: Instant | None = None
+    paused_by: str | None = None
     marker_sent_at: Instant | None = None
     marker_seen_at: Instant | None = None

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -15,13 +15,18 @@ from schemas.event import ControlCommand, ControlMessage
 from schemas.message import MAX_ID
 from schemas.schedule import Schedule
 from schemas.task import TASK_TYPE, Task
+from service import traces
 from service.broker.port import Broker, Publication
 from service.envelope import FIRE_PREFIX, RESERVED, for_stored, new_task, waits_in_store
 from service.errors import Conflict, InvalidInput, NotFound, Unavailable
 from service.payload import MAX_BYTES, check_size, check_storable
 from service.registry import Handler, Registry
 from service.states import relay_at
-from service.store.port import Created, Store
+from service.store.port import Created, Page, Store, TaskFilter
+
+MOST_REASON = 500
+MOST_SEARCHED = 200
+"""Characters of a text that people write."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,7 @@ class NewTask:
     max_attempts: int | None = None
     timeout: timedelta | str | None = None
     tenant_id: str | None = None
+    traceparent: str | None = None
 
 
 class Client:
@@ -63,6 +69,7 @@ class Client:
         max_attempts: int | None = None,
         timeout: timedelta | str | None = None,
         tenant_id: str | None = None,
+        traceparent: str | None = None,
         transaction: Any = None,
     ) -> Task:
         """Store a task, then publish it. It is safe when this returns, even with the broker down: relay publishes
@@ -77,13 +84,14 @@ class Client:
             unique: The same by type and body; None: as the type says.
             delay, at: Not before; one of the two.
             max_attempts, timeout: Instead of the type's.
+            traceparent: W3C trace context that the task continues, where no span of OpenTelemetry is active.
             transaction: Your own session with an open transaction on the same server: the task exists if and only if
             you commit.
 
         Raises:
             InvalidInput: a field is wrong. StoreUnavailable: not known to be stored; repeat with the same id.
         """
-        task = NewTask(task_type, body, id, name, unique, delay, at, max_attempts, timeout, tenant_id)
+        task = NewTask(task_type, body, id, name, unique, delay, at, max_attempts, timeout, tenant_id, traceparent)
         return (await self.offer([task], transaction=transaction))[0].task
 
     async def enqueue_many(self, tasks: Sequence[NewTask], *, transaction: Any = None) -> list[Task]:
@@ -96,14 +104,15 @@ class Client:
         now = self._store.clock.now()
         # In a transaction publishing is left to relay, which sees only what was committed (P16).
         publishes = self._publishes and transaction is None
-        records = [self._record(task, now, published=publishes) for task in tasks]
-        answers = await self._store.tasks.create(records, transaction=transaction)
-        if publishes:
-            fresh = [answer.task for answer in answers if answer.created]
-            await self._publish([for_stored(task, now) for task in fresh if not waits_in_store(task.retry_at, now)])
+        with traces.publishing([task.task_type for task in tasks]) as active:
+            records = [self._record(task, now, active, published=publishes) for task in tasks]
+            answers = await self._store.tasks.create(records, transaction=transaction)
+            if publishes:
+                fresh = [answer.task for answer in answers if answer.created]
+                await self._publish([for_stored(task, now) for task in fresh if not waits_in_store(task.retry_at, now)])
         return answers
 
-    def _record(self, new: NewTask, now: datetime, *, published: bool) -> Task:
+    def _record(self, new: NewTask, now: datetime, active: str | None, *, published: bool) -> Task:
         handler = self._registry.find(new.task_type)
         task_type = handler.task_type if handler is not None else new.task_type
         if not TASK_TYPE.fullmatch(task_type):
@@ -130,6 +139,7 @@ class Client:
             max_attempts=new.max_attempts,
             timeout_seconds=_seconds(new.timeout),
             tenant_id=new.tenant_id,
+            traceparent=active or traces.read_traceparent(new.traceparent),
         )
         published = published and not waits_in_store(task.retry_at, now)
         return task.model_copy(update={"relay_at": relay_at(now, task.retry_at, published=published)})
@@ -161,6 +171,21 @@ class Client:
 
     # ---- one task --------------------------------------------------------------------------------
 
+    async def find(self, which: TaskFilter, *, limit: int, cursor: str | None = None) -> Page:
+        """As the store's ``find``; the type may be an alias. Raises InvalidInput."""
+        if which.error is not None:
+            check_text(which.error, "error", MOST_SEARCHED)
+        for start, end, field in (
+            (which.created_from, which.created_to, "createdTo"),
+            (which.finished_from, which.finished_to, "finishedTo"),
+        ):
+            if start is not None and end is not None and end <= start:
+                raise InvalidInput(field, end.isoformat(), "is not after the beginning", "swap the two")
+        handler = self._registry.find(which.task_type) if which.task_type is not None else None
+        if handler is not None:
+            which = replace(which, task_type=handler.task_type)
+        return await self._store.tasks.find(which, limit=limit, cursor=cursor)
+
     async def get(self, task_id: str) -> Task:
         """Raises NotFound."""
         task = await self._store.tasks.get(task_id)
@@ -178,8 +203,11 @@ class Client:
         return task
 
     async def cancel(self, task_id: str, *, force: bool = False, reason: str = "asked for") -> Task:
-        """Pending: ends at once. Running: the handler sees it at its next checkpoint; ``force`` interrupts it. Raises
-        NotFound."""
+        """Pending: ends at once. Running: the handler sees it at its next checkpoint; ``force`` interrupts it.
+
+        Raises NotFound; Conflict when it has finished.
+        """
+        check_text(reason, "reason", MOST_REASON)
         task = await self._store.tasks.cancel(task_id, reason, force=force)
         if not task.status.finished:
             await self._hint(
@@ -187,13 +215,21 @@ class Client:
             )
         return task
 
-    async def replay(self, task_id: str) -> Task:
-        """A dead letter runs again with fresh attempts. Raises NotFound; Conflict when it cannot."""
+    async def replay(self, task_id: str, *, body: dict[str, Any] | None = None, note: str | None = None) -> Task:
+        """A dead letter runs again with fresh attempts; ``note`` is for its history.
+
+        ``body`` replaces the one it had. Raises NotFound; Conflict when it cannot; InvalidInput for a wrong body.
+        """
         task = await self.get(task_id)
         if task.payload is not None:
+            if body is not None:
+                raise Conflict(f"task {task_id!r} was no task when it came; enqueue a new one instead")
             return await self._replay_payload(task)
+        if body is not None:
+            body = self._body(self._registry.find(task.task_type), body)
         now = self._store.clock.now()
-        replayed = await self._store.tasks.replay(task_id, relay_at(now, now, published=self._publishes))
+        due = relay_at(now, now, published=self._publishes)
+        replayed = await self._store.tasks.replay(task_id, due, body=body, note=note)
         await self._publish([for_stored(replayed, now)])
         return replayed
 
@@ -214,10 +250,10 @@ class Client:
 
     # ---- task types and schedules ----------------------------------------------------------------
 
-    async def set_paused(self, task_type: str, paused: bool) -> None:
-        """Pause or resume a type on all workers; survives restarts. Raises NotFound."""
+    async def set_paused(self, task_type: str, paused: bool, *, by: str | None = None) -> None:
+        """Pause or resume a type on all workers; survives restarts. ``by``: who asked. Raises NotFound."""
         handler = self._registry.get(task_type)
-        await self._store.upkeep.set_paused(handler.task_type, paused)
+        await self._store.upkeep.set_paused(handler.task_type, paused, by=by)
         command = ControlCommand.PAUSE if paused else ControlCommand.RESUME
         await self._hint(ControlMessage(command=command, task_type=handler.task_type))
 
@@ -231,16 +267,28 @@ class Client:
             now=now,
             id=f"{FIRE_PREFIX}{schedule.id}@manual-{uuid4().hex}",
             unique=False,
-        ).model_copy(
-            update={
-                "schedule_id": schedule.id,
-                "fire_at": now,
-                "relay_at": relay_at(now, now, published=self._publishes),
-            }
-        )
-        answer = (await self._store.tasks.create([task]))[0]
-        await self._publish([for_stored(answer.task, now)])
-        return answer.task
+        ).model_copy(update={"schedule_id": schedule.id, "fire_at": now})
+        return (await self.place([task]))[0].task
+
+    async def place(self, tasks: Sequence[Task]) -> list[Created]:
+        """Store and publish tasks that Verger itself makes, answers in order.
+
+        As with a fire, a known id is a no-op, and a taken live key is not asked for once more.
+        """
+        now = self._store.clock.now()
+        with traces.publishing([task.task_type for task in tasks]) as active:
+            records = [
+                task.model_copy(
+                    update={
+                        "relay_at": relay_at(now, task.retry_at, published=self._publishes),
+                        "traceparent": active,
+                    }
+                )
+                for task in tasks
+            ]
+            answers = await self._store.tasks.create(records, ask_again=False)
+            await self._publish([for_stored(answer.task, now) for answer in answers if answer.created])
+        return answers
 
     async def schedules_changed(self) -> None:
         """Tell the schedulers to look now."""
@@ -249,6 +297,12 @@ class Client:
     async def _hint(self, message: ControlMessage) -> None:
         if self._publishes:
             await self._broker.send_control(message)
+
+
+def check_text(text: str, field: str, most: int) -> None:
+    """A line that people write. Raises InvalidInput."""
+    if not (0 < len(text) <= most and text.isprintable()):
+        raise InvalidInput(field, text, f"is not a line of 1 to {most} characters", "shorten it, or leave it out")
 
 
 def _retry_at(new: NewTask, now: datetime) -> datetime | None:

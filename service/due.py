@@ -18,6 +18,7 @@ CATCH_UP = 100
 COUNTED = 10_000
 """Where counting stops: ``missed`` at this value means "at least". Keeps a plan within tens of milliseconds."""
 
+_SECOND = timedelta(seconds=1)
 _MILLISECOND = timedelta(milliseconds=1)
 _FIRES_AROUND = 4
 _LOOK_BACK = timedelta(days=3653)
@@ -116,13 +117,18 @@ def _count(trigger: Trigger, after: datetime, until: datetime, most: int = COUNT
 def _last_fires(trigger: Trigger, after: datetime, until: datetime, most: int) -> list[datetime]:
     """The last ``most`` fires in ``(after, until]``, in order.
 
-    Triggers only walk forward, and a walk from ``after`` could be millions long: so halve the span that holds enough.
+    Triggers only walk forward, and a walk from ``after`` could be millions long: so look back further and further until
+    the span holds enough, then halve what came last while it holds far more.
     """
-    enough, too_few = after, until
-    while too_few - enough > _MILLISECOND:
+    few = 8 * most
+    span, enough, too_few = _SECOND, until, until
+    while enough > after and _count(trigger, enough, until, most) < most:
+        too_few, enough = enough, max(after, until - span)
+        span *= 8
+    while too_few - enough > _MILLISECOND and _count(trigger, enough, until, few) == few:
         middle = enough + (too_few - enough) / 2
         if _count(trigger, middle, until, most) == most:
             enough = middle
         else:
             too_few = middle
-    return [fire for fire in islice(trigger.fires_after(enough), most) if fire <= until]
+    return [fire for fire in islice(trigger.fires_after(enough), few) if fire <= until][-most:]

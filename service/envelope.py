@@ -19,6 +19,7 @@ from service.errors import InvalidMessage, PayloadRefused
 from service.payload import HEAD_BYTES, check_storable, encode, live_key, safe_text
 from service.registry import DEFAULT_MAX_ATTEMPTS, DEFAULT_TIMEOUT, Handler, fold
 from service.states import LONGEST_WAIT, RELAY_SLACK
+from service.traces import HEADER as TRACEPARENT, read_traceparent
 
 MARKER_BODY = b"{}"
 FIRE_PREFIX = "fire:"
@@ -139,7 +140,7 @@ def _record(
         max_attempts=message.max_attempts,
         timeout_seconds=message.timeout_seconds,
         tenant_id=message.tenant_id,
-        traceparent=_text(delivery.headers.get("traceparent")),
+        traceparent=read_traceparent(delivery.headers.get(TRACEPARENT)),
     )
 
 
@@ -241,12 +242,6 @@ def _instant(value: object) -> datetime | None:
         return None
 
 
-def _text(value: object) -> str | None:
-    if isinstance(value, bytes):
-        value = value.decode("ascii", "ignore")
-    return value[:200] if isinstance(value, str) and value.isascii() else None
-
-
 # ---- out -----------------------------------------------------------------------------------------
 
 
@@ -290,6 +285,7 @@ def dead_letter(task: Task) -> Publication:
         "verger-error": (error.message if error else "")[:1000],
         "verger-attempts": task.attempt,
         "verger-created-at": _milliseconds(task.created_at),
+        **({TRACEPARENT: task.traceparent} if task.traceparent else {}),
     }
     if task.payload is not None:
         body = task.payload.content

@@ -8,6 +8,7 @@ VergerError
 │   └── PayloadRefused     too large, too deep, or not storable
 ├── NotFound               no such task, schedule or type
 ├── Conflict               the state has moved on; look again
+│   └── Outdated           it is not what the caller says it is
 └── Unavailable            a server cannot be reached; retried with backoff
     ├── StoreUnavailable
     └── BrokerUnavailable
@@ -42,6 +43,13 @@ class InvalidMessage(InvalidInput):
 class InvalidSchedule(InvalidInput):
     """A schedule that cannot be kept."""
 
+    index: int | None = None
+    """Which entry of a file it is, from 0."""
+    schedule_id: str | None = None
+    """The id of that entry."""
+    line: int | None = None
+    """Where the file is no JSON, from 1."""
+
 
 class PayloadRefused(InvalidInput):
     """A body or a result that is too large, too deep, or holds what the store cannot keep."""
@@ -53,6 +61,10 @@ class NotFound(VergerError):
 
 class Conflict(VergerError):
     """The state has moved on since it was read."""
+
+
+class Outdated(Conflict):
+    """The state is not the one that the caller has seen: he named its revision."""
 
 
 class Unavailable(VergerError):

@@ -89,8 +89,12 @@ def fingerprint(task_type: str, body: dict[str, Any]) -> str:
     return sha256(text.encode()).hexdigest()[:32]
 
 
+BODY_KEY = "body:"
+"""How live keys begin that are made of type and body."""
+
+
 def live_key(task_type: str, body: dict[str, Any], *, name: str | None, unique: bool) -> str | None:
     """What must be unique among live tasks: ``name:<name>``, ``body:<hash of type and body>``, or nothing."""
     if name is not None:
         return f"name:{name}"
-    return f"body:{fingerprint(task_type, body)}" if unique else None
+    return f"{BODY_KEY}{fingerprint(task_type, body)}" if unique else None

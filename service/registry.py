@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 DEFAULT_MAX_ATTEMPTS = 8
 DEFAULT_TIMEOUT = timedelta(minutes=30)
+INTERNAL_PREFIX = "verger."
+"""How the task types begin that Verger itself brings."""
 
 
 def fold(name: str) -> str:
@@ -48,6 +50,11 @@ class Handler:
     def names(self) -> tuple[str, ...]:
         """Every routing key that reaches it."""
         return (self.task_type, *self.aliases)
+
+    @property
+    def internal(self) -> bool:
+        """One of Verger's own."""
+        return self.task_type.startswith(INTERNAL_PREFIX)
 
     @property
     def summary(self) -> str:

@@ -2,12 +2,13 @@
 
 import difflib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
 from pydantic import ValidationError
 
+from schemas.base import Model
 from schemas.duration import exact_duration
 from schemas.schedule import Schedule, ScheduleEntry, ScheduleFile
 from service.errors import InvalidSchedule
@@ -17,7 +18,16 @@ MAX_FILE_BYTES = 4 * 1024 * 1024
 
 _ALWAYS = ("id", "task_type", "schedule", "args", "enabled")
 """Written even where they say what is assumed anyway; the other keys only where they do not."""
-_KEYS = {ScheduleFile: tuple(ScheduleFile.model_fields), ScheduleEntry: tuple(ScheduleEntry.model_fields)}
+_ENTRY = tuple(ScheduleEntry.model_fields)
+_KEYS: dict[type[Model], tuple[str, ...]] = {ScheduleFile: tuple(ScheduleFile.model_fields), ScheduleEntry: _ENTRY}
+_BODY = ("taskBody", "task_body")
+_ENGINES = frozenset(
+    spelling
+    for name, info in Schedule.model_fields.items()
+    if name not in (*_ENTRY, "task_body")
+    for spelling in (name, info.alias or name)
+)
+"""What a file does not say of a schedule."""
 _SPELLED: dict[int | str, str] = {
     info.alias: name for name, info in ScheduleEntry.model_fields.items() if info.alias is not None
 }
@@ -51,16 +61,89 @@ def file_from(content: Any) -> ScheduleFile:
     try:
         return ScheduleFile.model_validate(content)
     except ValidationError as error:
-        # A wrong name is the cause, what is missing its consequence.
-        problems = sorted(error.errors(include_url=False), key=lambda problem: problem["type"] != "extra_forbidden")
-        first = problems[0]
-        # A missing key is reported by its other spelling.
-        place = place_of([_SPELLED.get(part, part) for part in first["loc"]])
-        if first["type"] == "extra_forbidden":
-            raise _unknown_key(place, first["loc"]) from None
-        problem, fix = _SAID.get(first["type"], (first["msg"].removeprefix("Value error, ").lower(), ""))
-        shown = "" if first["type"] == "missing" else first["input"]
-        raise InvalidSchedule(place or "file", _compact(shown), problem, fix) from None
+        refusal, path = _refusal(error, ScheduleFile)
+        match path:
+            case ["schedules", int(index), *_]:
+                entry = content["schedules"][index]
+                refusal.index = index
+                refusal.schedule_id = str(entry["id"]) if isinstance(entry, dict) and "id" in entry else None
+        raise refusal from None
+
+
+def read_set(data: bytes) -> ScheduleFile:
+    """As ``read_file``, of schedules as the API shows them: ``taskBody`` is ``args``, and what the engine keeps of a
+    schedule is read over. Raises InvalidSchedule."""
+    content = _parsed(data)
+    if isinstance(content, dict) and isinstance(content.get("schedules"), list):
+        rest = {key: value for key, value in content.items() if key != "revision"}
+        content = {**rest, "schedules": [_as_entry(each) for each in content["schedules"]]}
+    return file_from(content)
+
+
+def read_entry(data: bytes, schedule_id: str) -> ScheduleEntry:
+    """One schedule as the API shows it, or as a file says it; its id may be left out. Raises InvalidSchedule."""
+    content = _parsed(data)
+    if not isinstance(content, dict):
+        raise InvalidSchedule("body", _compact(content), "is not an object", "write {…}")
+    return _entry_from(_named({"id": schedule_id, **_as_entry(content)}, schedule_id))
+
+
+def read_patch(data: bytes, schedule_id: str) -> dict[str, Any]:
+    """What is to change of a schedule: keys as in ``read_entry``, null is what is assumed. Raises InvalidSchedule."""
+    content = _parsed(data)
+    if not isinstance(content, dict):
+        raise InvalidSchedule("body", _compact(content), "is not an object", "write {…}")
+    fields = _named(_as_entry(content), schedule_id)
+    if not fields:
+        raise InvalidSchedule("body", _compact(content), "says nothing to change", f"there are: {', '.join(_ENTRY)}")
+    return fields
+
+
+def patched(schedule: Schedule, fields: Mapping[str, Any]) -> ScheduleEntry:
+    """The entry of a schedule with some keys changed. Raises InvalidSchedule."""
+    entry = {name: getattr(to_entry(schedule), name) for name in _ENTRY}
+    for key, value in fields.items():
+        name = _SPELLED.get(key, key)
+        known = ScheduleEntry.model_fields.get(name)
+        entry[name] = known.default if value is None and known is not None and not known.is_required() else value
+    return _entry_from(entry)
+
+
+def _entry_from(content: dict[str, Any]) -> ScheduleEntry:
+    try:
+        return ScheduleEntry.model_validate(content)
+    except ValidationError as error:
+        raise _refusal(error, ScheduleEntry)[0] from None
+
+
+def _as_entry(shown: Any) -> Any:
+    """An entry from a schedule as the API shows it; what is wrong in it is left to the entry."""
+    if not isinstance(shown, dict):
+        return shown
+    return {"args" if key in _BODY else key: value for key, value in shown.items() if key not in _ENGINES}
+
+
+def _named(content: dict[str, Any], schedule_id: str) -> dict[str, Any]:
+    if content.get("id", schedule_id) != schedule_id:
+        fix = f"leave it out, or write {schedule_id}: an id never changes"
+        raise InvalidSchedule("id", _compact(content["id"]), "is not the id in the path", fix)
+    return content
+
+
+def _refusal(error: ValidationError, model: type[Model]) -> tuple[InvalidSchedule, list[int | str]]:
+    """The error for the first problem, and where it is."""
+    # A wrong name is the cause, what is missing its consequence.
+    problems = sorted(error.errors(include_url=False), key=lambda problem: problem["type"] != "extra_forbidden")
+    first = problems[0]
+    # A missing key is reported by its other spelling.
+    path = [_SPELLED.get(part, part) for part in first["loc"]]
+    place = place_of(path)
+    if first["type"] == "extra_forbidden":
+        keys = _KEYS[model if len(path) == 1 else ScheduleEntry]
+        return _unknown_key(place, path[-1], keys), path
+    problem, fix = _SAID.get(first["type"], (first["msg"].removeprefix("Value error, ").lower(), ""))
+    shown = "" if first["type"] == "missing" else first["input"]
+    return InvalidSchedule(place or "file", _compact(shown), problem, fix), path
 
 
 def place_of(location: Sequence[int | str], base: str = "") -> str:
@@ -109,10 +192,14 @@ def _parsed(data: bytes) -> Any:
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         line = error.doc.splitlines()[error.lineno - 1] if error.doc.strip() else ""
-        raise InvalidSchedule(place, line.strip(), f"is no JSON: {error.msg.lower()}", "mend the file") from None
+        refusal = InvalidSchedule(place, line.strip(), f"is no JSON: {error.msg.lower()}", "mend the file")
+        refusal.line = error.lineno
+        raise refusal from None
     except UnicodeDecodeError as error:
         line_number = data.count(b"\n", 0, error.start) + 1
-        raise InvalidSchedule(f"line {line_number}", data[error.start : error.start + 1], "is not UTF-8") from None
+        refusal = InvalidSchedule(f"line {line_number}", data[error.start : error.start + 1], "is not UTF-8")
+        refusal.line = line_number
+        raise refusal from None
     except RecursionError:
         raise InvalidSchedule("file", "…", "nests too deeply", "flatten it") from None
     except ValueError as error:  # a number of thousands of digits
@@ -132,11 +219,10 @@ def _constant(text: str) -> Any:
     raise InvalidSchedule("value", text, "is not a JSON number", "write a number, or null")
 
 
-def _unknown_key(place: str, location: Sequence[int | str]) -> InvalidSchedule:
-    keys = _KEYS[ScheduleFile if len(location) == 1 else ScheduleEntry]
-    near = difflib.get_close_matches(str(location[-1]).lower().replace("-", "_"), keys, n=1)
+def _unknown_key(place: str, key: int | str, keys: Sequence[str]) -> InvalidSchedule:
+    near = difflib.get_close_matches(str(key).lower().replace("-", "_"), keys, n=1)
     fix = f"did you mean {near[0]}?" if near else f"there are: {', '.join(keys)}"
-    return InvalidSchedule(place, str(location[-1]), "is no key of a schedules file", fix)
+    return InvalidSchedule(place, str(key), "is no key of a schedules file", fix)
 
 
 def _compact(value: object) -> str:

@@ -21,6 +21,7 @@ _SERVICE_LINK = re.compile(r".*_(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT|PORT_\d+_(
 DATABASE_NAME = r"^[A-Za-z0-9_-]{1,60}$"
 EMBEDDED = "embedded"
 MEMORY_BROKER = "memory://"
+API_PORT = 8080
 
 
 class Settings(BaseSettings):
@@ -44,7 +45,9 @@ class Settings(BaseSettings):
     actors: Names = Field(
         ("actors.sessions",), description="Modules with handlers, separated by commas. Every role loads the same."
     )
-    types: Names = Field((), description="Task types this worker consumes, separated by commas; empty: all.")
+    types: Names = Field(
+        (), description="Task types this worker consumes beside Verger's own, separated by commas; empty: all."
+    )
     concurrency: int = Field(
         100, ge=1, le=10_000, description="Slots for each task type, unless its handler says otherwise."
     )
@@ -58,11 +61,37 @@ class Settings(BaseSettings):
     keep_completed: int = Field(100, ge=0, description="How many completed tasks of a type are kept at most.")
     idempotency_window: Duration = Field(timedelta(hours=1), description="No finished task is pruned sooner.")
     dead_letter_retention: Duration = Field(timedelta(days=30), description="How long dead letters are kept.")
+    audit_retention: Duration = Field(timedelta(days=90), description="How long the admin API's audit is kept.")
     unknown_type_grace: Duration = Field(
         timedelta(minutes=10), description="How long a task of an unknown type waits for a roll-out."
     )
     max_message_bytes: int = Field(256 * 1024, ge=1024, le=8 * 1024 * 1024, description="Largest message body.")
     max_result_bytes: int = Field(64 * 1024, ge=1024, le=8 * 1024 * 1024, description="Largest result that is kept.")
+    api_host: str = Field(
+        "127.0.0.1", description="Address the admin API listens on. Beyond loopback it asks for keys."
+    )
+    api_port: int = Field(API_PORT, ge=0, le=65535, description="Its port; 0 takes a free one.")
+    api_keys: Names = Field(
+        (), description="Keys of the admin API as `verger keys create` prints them, separated by commas."
+    )
+    api_keys_file: Path | None = Field(
+        None, description="File with a key in each line; read again when it changes, so that a key can be revoked."
+    )
+    api_hosts: Names = Field(
+        (),
+        description="Names by which requests may call the admin API (`Host` header), beyond `localhost` and addresses.",
+    )
+    health_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="Port of `/healthz`, `/readyz` and `/metrics` of every role, without keys; 0 takes a free one; "
+        "empty: none is opened. With `--processes`, that of the first; the others take those after it.",
+    )
+    health_host: str = Field(
+        "0.0.0.0",  # noqa: S104 - probes come from outside
+        description="Address that port listens on.",
+    )
     data_dir: Path = Field(Path(".verger"), description="Where embedded mode and local files live.")
     mongod: Path | None = Field(None, description="The mongod of embedded mode; empty: looked for.")
     log_format: Literal["json", "console"] = Field("json", description="`json` lines, or `console` for people.")
@@ -71,10 +100,16 @@ class Settings(BaseSettings):
         None, description="Session files that `sessions.collect` reads when its task names none."
     )
 
-    @field_validator("actors", "types", mode="before")
+    @field_validator("actors", "types", "api_keys", "api_hosts", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("api_port", mode="before")
+    @classmethod
+    def _no_service_link(cls, value: object) -> object:
+        # What Kubernetes says to each pod where a Service is called verger-api.
+        return API_PORT if isinstance(value, str) and value.startswith("tcp://") else value
 
     @field_validator("mongodb_url")
     @classmethod

@@ -3,7 +3,7 @@
     pending ──claim──▶ running ──settle──▶ completed | failed | cancelled
        ▲                  │ ▲                     │
        │                  │ └── claim             └──replay (failed)──▶ pending
-       └──retry, snooze, release, rescue, once more
+       └──retry, snooze, release, rescue, once more       (or discard: failed to cancelled)
 
 Rules are named P1–P19 as in docs/protocol.md.
 """

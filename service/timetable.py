@@ -1,23 +1,28 @@
 """Schedules as people want them: a file to a plan, a plan to the store; pause and resume."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
-from schemas.schedule import Schedule, ScheduleFile
+from schemas.schedule import Schedule, ScheduleEntry, ScheduleFile
+from schemas.schedule_set import ChangedKey, ChangedSchedule, SchedulePlan
 from service.client import Client
 from service.clock import Clock
-from service.errors import Conflict, InvalidSchedule, NotFound
+from service.errors import Conflict, InvalidSchedule, NotFound, Outdated
 from service.schedule_entry import SPANS, Rules, next_fire, to_schedule
-from service.schedule_file import place_of, to_file
+from service.schedule_file import patched, place_of, to_file
 from service.store.port import Schedules
+
+T = TypeVar("T")
 
 MAX_SOURCE = 100
 REPEATS = 3
 """How often a change of one schedule is tried when somebody else was quicker."""
 
+_SET_CHANGED = "the schedules were changed since you read them; read them again"
 _SETTABLE = (
     "task_type",
     "task_body",
@@ -35,7 +40,7 @@ _TIMING = frozenset({"schedule", "timezone", "enabled"})
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """An edit of one schedule."""
+    """An edit of one schedule; both are the same where it changes nothing."""
 
     before: Schedule
     after: Schedule
@@ -55,16 +60,34 @@ class Plan:
     delete: tuple[Schedule, ...] = ()
     unchanged: tuple[Schedule, ...] = ()
     """Equal in everything that a file can say."""
+    revision: int | None = None
+    """Of the whole set as read, where the plan is to replace it; else others may change what the plan leaves alone."""
 
     @property
     def empty(self) -> bool:
         return not (self.create or self.update or self.delete)
 
+    def summary(self, source: str | None, *, applied: bool) -> SchedulePlan:
+        return SchedulePlan(
+            create=[schedule.id for schedule in self.create],
+            update=[
+                ChangedSchedule(
+                    id=change.after.id,
+                    changes={key: ChangedKey(before=old, after=new) for key, (old, new) in change.fields.items()},
+                )
+                for change in self.update
+            ],
+            delete=[schedule.id for schedule in self.delete],
+            unchanged=[schedule.id for schedule in self.unchanged],
+            source=source,
+            applied=applied,
+        )
+
 
 # ---- pure: edits and plans -------------------------------------------------------------------------------------------
 
 
-def edited(before: Schedule, wanted: Schedule) -> Schedule:
+def edited(before: Schedule, wanted: Schedule, now: datetime) -> Schedule:
     """``before`` with all that a file says taken from ``wanted``; itself if that changes nothing.
 
     The next fire is that of ``wanted`` if its times changed, else it stays. The source stays: whose it is was said when
@@ -76,6 +99,8 @@ def edited(before: Schedule, wanted: Schedule) -> Schedule:
     changes: dict[str, Any] = {name: getattr(wanted, name) for name in _SETTABLE}
     if not _TIMING.isdisjoint(differences):
         changes["next_fire_at"] = wanted.next_fire_at
+    if wanted.enabled != before.enabled:
+        changes["resumed_at" if wanted.enabled else "paused_at"] = now
     return before.model_copy(update=changes)
 
 
@@ -87,12 +112,14 @@ def plan(
     *,
     rules: Rules,
     now: datetime,
+    revision: int | None = None,
 ) -> Plan:
     """What makes ``existing`` say what the file says.
 
     Args:
         source: Owner of the schedules that are created.
-        prune: Delete what has this source and is not in the file; nobody else's is ever touched.
+        prune: Delete what has this source and is not in the file; nobody else's is touched.
+        revision: Of the whole set: replace it, deleting whatever is not in the file, whoever's it is.
 
     Raises:
         InvalidSchedule: an entry is wrong, or two have the same id; nothing is planned then.
@@ -103,23 +130,28 @@ def plan(
     known = {schedule.id: schedule for schedule in existing}
     create, update, unchanged = [], [], []
     for index, entry in enumerate(file.schedules):
-        wanted = to_schedule(entry, rules, now, source=source, place=place_of(("schedules", index)))
+        try:
+            wanted = to_schedule(entry, rules, now, source=source, place=place_of(("schedules", index)))
+        except InvalidSchedule as error:
+            error.index, error.schedule_id = index, entry.id
+            raise
         before = known.pop(entry.id, None)
         if before is None:
             create.append(wanted)
-        elif (after := edited(before, wanted)) is before:
+        elif (after := edited(before, wanted, now)) is before:
             unchanged.append(before)
         else:
             update.append(Change(before, after))
-    delete = [schedule for schedule in known.values() if prune and schedule.source == source]
-    return Plan(tuple(create), tuple(update), tuple(delete), tuple(unchanged))
+    whole = revision is not None
+    delete = [schedule for schedule in known.values() if whole or (prune and schedule.source == source)]
+    return Plan(tuple(create), tuple(update), tuple(delete), tuple(unchanged), revision)
 
 
-def paused(schedule: Schedule) -> Schedule:
+def paused(schedule: Schedule, now: datetime) -> Schedule:
     """It fires no more until resumed; itself if it is paused."""
     if not schedule.enabled and schedule.next_fire_at is None:
         return schedule
-    return schedule.model_copy(update={"enabled": False, "next_fire_at": None})
+    return schedule.model_copy(update={"enabled": False, "next_fire_at": None, "paused_at": now})
 
 
 def resumed(schedule: Schedule, now: datetime) -> Schedule:
@@ -127,7 +159,7 @@ def resumed(schedule: Schedule, now: datetime) -> Schedule:
     if schedule.enabled:
         return schedule
     fire = next_fire(schedule.schedule, schedule.timezone, True, now)
-    return schedule.model_copy(update={"enabled": True, "next_fire_at": fire})
+    return schedule.model_copy(update={"enabled": True, "next_fire_at": fire, "resumed_at": now})
 
 
 def _differences(before: Schedule, after: Schedule) -> dict[str, tuple[Any, Any]]:
@@ -145,7 +177,10 @@ def _check_ids(file: ScheduleFile) -> None:
         earlier = first.setdefault(entry.id, index)
         if earlier != index:
             place = place_of(("schedules", index, "id"))
-            raise InvalidSchedule(place, entry.id, f"is the id of schedules[{earlier}] too", "give each one of its own")
+            problem = f"is the id of schedules[{earlier}] too"
+            error = InvalidSchedule(place, entry.id, problem, "give each one of its own")
+            error.index, error.schedule_id = index, entry.id
+            raise error
 
 
 # ---- over the store --------------------------------------------------------------------------------------------------
@@ -173,26 +208,131 @@ class Timetable:
         existing = await self._schedules.all()
         return plan(file, existing, source, prune, rules=self._rules, now=self._clock.now())
 
+    async def replace(
+        self, file: ScheduleFile, *, source: str, revision: int | None = None, dry_run: bool = False
+    ) -> Plan:
+        """Make the file all that there is, all or nothing: what it does not name is deleted, whoever's it is.
+
+        Raises:
+            InvalidSchedule: an entry is wrong.
+            Outdated: the set was changed since ``revision`` of it was read.
+            Conflict: others keep changing it.
+        """
+
+        async def attempt() -> Plan:
+            seen, existing = await self.whole()
+            if revision is not None and revision != seen:
+                raise Outdated(_SET_CHANGED)
+            made = plan(file, existing, source, False, rules=self._rules, now=self._clock.now(), revision=seen)
+            if not dry_run:
+                await self.apply(made)
+            return made
+
+        return await _insist(attempt, _SET_CHANGED, revision)
+
+    async def whole(self) -> tuple[int, list[Schedule]]:
+        """All schedules by id, and the revision of the set: no change of it since goes unseen."""
+        revision = await self._schedules.revision()
+        return revision, await self._schedules.all()
+
     async def apply(self, plan: Plan) -> None:
-        """Write it, all or nothing. Raises Conflict if a schedule was changed since the plan was made."""
+        """Write it, all or nothing. Raises Conflict if a schedule was changed since the plan was made; or any other
+        where the plan replaces the whole set."""
         if plan.empty:
             return
-        await self._schedules.write([*plan.create, *(change.after for change in plan.update)], plan.delete)
+        put = [*plan.create, *(change.after for change in plan.update)]
+        await self._schedules.write(put, plan.delete, revision=plan.revision)
         await self._client.schedules_changed()
 
-    async def set_enabled(self, schedule_id: str, enabled: bool) -> Schedule:
-        """Pause or resume; returns it as it now is. Raises NotFound, and Conflict if others keep changing it."""
-        for repeat in range(REPEATS):
-            before = await self.get(schedule_id)
-            after = resumed(before, self._clock.now()) if enabled else paused(before)
+    async def set_enabled(self, schedule_id: str, enabled: bool, *, revision: int | None = None) -> Change:
+        """Pause or resume; as ``edit``."""
+
+        def switched(before: Schedule, now: datetime) -> Schedule:
+            return resumed(before, now) if enabled else paused(before, now)
+
+        return await self.edit(schedule_id, switched, revision=revision)
+
+    async def patch(self, schedule_id: str, fields: Mapping[str, Any], *, revision: int | None = None) -> Change:
+        """Change some of what a file says of it, null being what is assumed; as ``edit``. Raises InvalidSchedule."""
+
+        def changed(before: Schedule, now: datetime) -> Schedule:
+            return edited(before, to_schedule(patched(before, fields), self._rules, now), now)
+
+        return await self.edit(schedule_id, changed, revision=revision)
+
+    async def put(
+        self, entry: ScheduleEntry, *, source: str, revision: int | None = None
+    ) -> tuple[Schedule | None, Schedule]:
+        """Create a schedule, or make it say what the entry says; before, and as it now is.
+
+        Raises InvalidSchedule; Outdated: it is not there any more, or its revision is another; Conflict.
+        """
+        if await self._schedules.get(entry.id) is None:
+            if revision is not None:
+                raise Outdated(_changed(entry.id))
+            new = to_schedule(entry, self._rules, self._clock.now(), source=source)
+            await self._schedules.write([new])
+            await self._client.schedules_changed()
+            return None, await self.get(entry.id)
+
+        def replaced(before: Schedule, now: datetime) -> Schedule:
+            return edited(before, to_schedule(entry, self._rules, now), now)
+
+        change = await self.edit(entry.id, replaced, revision=revision)
+        return change.before, change.after
+
+    async def delete(self, schedule_id: str, *, revision: int | None = None) -> Schedule:
+        """Its tasks stay. Returns it as it was. Raises as ``edit``."""
+
+        async def attempt() -> Schedule:
+            before = await self._seen(schedule_id, revision)
+            await self._schedules.write([], [before])
+            await self._client.schedules_changed()
+            return before
+
+        return await _insist(attempt, _changed(schedule_id), revision)
+
+    async def edit(
+        self, schedule_id: str, change: Callable[[Schedule, datetime], Schedule], *, revision: int | None = None
+    ) -> Change:
+        """Write what ``change`` makes of it; trying again if somebody was quicker, unless ``revision`` is given.
+
+        Raises:
+            NotFound: there is none.
+            Outdated: its revision is not the given one.
+            Conflict: others keep changing it.
+        """
+
+        async def attempt() -> Change:
+            before = await self._seen(schedule_id, revision)
+            after = change(before, self._clock.now())
             if after is before:
-                return before
-            try:
-                await self._schedules.write([after])
-            except Conflict:
-                if repeat == REPEATS - 1:
-                    raise
-            else:
-                break
-        await self._client.schedules_changed()
-        return await self.get(schedule_id)
+                return Change(before, before)
+            await self._schedules.write([after])
+            await self._client.schedules_changed()
+            return Change(before, await self.get(schedule_id))
+
+        return await _insist(attempt, _changed(schedule_id), revision)
+
+    async def _seen(self, schedule_id: str, revision: int | None) -> Schedule:
+        schedule = await self.get(schedule_id)
+        if revision is not None and schedule.revision != revision:
+            raise Outdated(_changed(schedule_id))
+        return schedule
+
+
+async def _insist(attempt: Callable[[], Awaitable[T]], changed: str, revision: int | None) -> T:
+    """Until nobody is quicker; but once only for a caller who named what he has seen."""
+    if revision is not None:
+        try:
+            return await attempt()
+        except Conflict as error:
+            raise Outdated(changed) from error
+    for _ in range(REPEATS - 1):
+        with suppress(Conflict):
+            return await attempt()
+    return await attempt()
+
+
+def _changed(schedule_id: str) -> str:
+    return f"schedule {schedule_id!r} was changed since you read it; read it again"

@@ -22,6 +22,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 from apscheduler.triggers.base import BaseTrigger
 
 from schemas.duration import parse_duration
+from service.clock_changes import STRIDE, first_change, offset, wall as wall_at
 from service.cron import CronExpression
 from service.errors import InvalidSchedule
 
@@ -33,8 +34,6 @@ LONGEST_EVERY = timedelta(days=3653)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SECOND = timedelta(seconds=1)
 _MILLISECOND = timedelta(milliseconds=1)
-_STRIDE = timedelta(days=5)
-"""Shorter than any time between two changes of a zone's offset since 1970; the shortest was 7 days (Recife, 2000)."""
 _NAMED = {
     "@hourly": "0 * * * *",
     "@daily": "0 0 * * *",
@@ -82,6 +81,13 @@ class Trigger(BaseTrigger):  # type: ignore[misc]  # apscheduler is untyped
             fires.append(fire)
         return fires
 
+    def named_time(self, fire: datetime) -> datetime | None:
+        """The local time, naive, that one of its fires stands for; None if it names no times of day.
+
+        It is what clocks show then; or, for a fire at the end of a gap, the first named time that the gap swallowed.
+        """
+        return None
+
     def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime | None:
         """For APScheduler: the first fire strictly after both, so a clock that goes back repeats nothing."""
         now = _utc(now)
@@ -100,29 +106,36 @@ class CronTrigger(Trigger):
         instant = instant.replace(microsecond=0)  # cron fires at whole seconds only
         return self._by_elapsed_time(instant) if self._cron.every_hour else self._by_time_of_day(instant)
 
+    def named_time(self, fire: datetime) -> datetime | None:
+        shown = wall_at(fire, self._zone)
+        if next(self._cron.walls_after(shown - _SECOND)) == shown:
+            return shown
+        gap = offset(fire, self._zone) - offset(fire - _SECOND, self._zone)
+        return next(self._cron.walls_after(shown - gap - _SECOND))
+
     def _by_time_of_day(self, instant: datetime) -> Iterator[datetime]:
         # In a repeated hour the first of these lie before `instant`; all times in a gap share a moment: fires_after
         # drops both.
-        for wall in self._cron.walls_after(_wall(instant, self._zone)):
+        for wall in self._cron.walls_after(wall_at(instant, self._zone)):
             yield _moment(wall, self._zone)
 
     def _by_elapsed_time(self, instant: datetime) -> Iterator[datetime]:
         # Until the clocks change the offset is constant; then start anew with the next one.
-        after = _wall(instant, self._zone)
+        after = wall_at(instant, self._zone)
         while True:
-            offset, change, calm_until = _offset(instant, self._zone), None, instant
+            shift, change, calm_until = offset(instant, self._zone), None, instant
             for wall in self._cron.walls_after(after):
-                fire = wall.replace(tzinfo=UTC) - offset
+                fire = wall.replace(tzinfo=UTC) - shift
                 if fire > calm_until and change is None:
-                    calm_until = fire + _STRIDE
-                    change = _first_change(instant, calm_until, self._zone)
+                    calm_until = fire + STRIDE
+                    change = first_change(instant, calm_until, self._zone)
                 if change is not None and fire >= change:
                     break
                 yield fire
                 instant = fire
             if change is None:
                 return
-            instant, after = change, _wall(change, self._zone) - _SECOND
+            instant, after = change, wall_at(change, self._zone) - _SECOND
 
 
 class EveryTrigger(Trigger):
@@ -152,6 +165,12 @@ class OnceTrigger(Trigger):
         yield self._at
 
 
+@lru_cache(maxsize=10_000)
+def trigger_of(schedule: str, timezone: str) -> Trigger:
+    """As ``parse_schedule``, remembered: what is stored is parsed again and again."""
+    return parse_schedule(schedule, timezone)
+
+
 def parse_schedule(text: str, timezone: str = "UTC") -> Trigger:
     """Read a schedule; ``timezone`` is an IANA name, used by cron and by an ``@at`` without an offset.
 
@@ -164,7 +183,7 @@ def parse_schedule(text: str, timezone: str = "UTC") -> Trigger:
         raise InvalidSchedule(
             field="schedule", value=text, problem=f"is longer than {MAX_TEXT} characters", fix="split it into several"
         )
-    zone = _zone(timezone)
+    zone = zone_of(timezone)
     text = text.strip()
     if not text or not text.isascii():
         raise _unknown(text, "is empty" if not text else "holds characters that no schedule has")
@@ -218,7 +237,8 @@ def _single(text: str, zone: tzinfo) -> datetime:
         ) from exc
 
 
-def _zone(name: str) -> tzinfo:
+def zone_of(name: str) -> tzinfo:
+    """Of an IANA name. Raises InvalidSchedule."""
     if name == "UTC":
         return UTC  # also where no time zone database is installed
     try:
@@ -252,34 +272,11 @@ def _utc(instant: datetime) -> datetime:
     return instant.astimezone(UTC)
 
 
-def _wall(instant: datetime, zone: tzinfo) -> datetime:
-    """What a clock in ``zone`` shows at ``instant``, naive."""
-    return instant.astimezone(zone).replace(tzinfo=None)
-
-
-def _offset(instant: datetime, zone: tzinfo) -> timedelta:
-    return _wall(instant, zone) - instant.replace(tzinfo=None)
-
-
 def _moment(wall: datetime, zone: tzinfo) -> datetime:
     """The first instant (UTC) at which a clock in ``zone`` shows ``wall``, or the end of the gap that swallows it."""
     moment = wall.replace(tzinfo=zone, fold=0).astimezone(UTC)
-    if _wall(moment, zone) == wall:
+    if wall_at(moment, zone) == wall:
         return moment
     # In a gap fold 0 reads the offset before the change and lands after it; fold 1 the other way round (PEP 495).
     before = wall.replace(tzinfo=zone, fold=1).astimezone(UTC)
-    return _first_change(before, moment, zone) or moment
-
-
-def _first_change(start: datetime, end: datetime, zone: tzinfo) -> datetime | None:
-    """The first instant in ``(start, end]`` with another offset than ``start``, to the second."""
-    offset, low = _offset(start, zone), start
-    while low < end:
-        high = min(low + _STRIDE, end)
-        if _offset(high, zone) != offset:
-            while high - low > _SECOND:
-                middle = low + (high - low) // _SECOND // 2 * _SECOND
-                low, high = (middle, high) if _offset(middle, zone) == offset else (low, middle)
-            return high
-        low = high
-    return None
+    return first_change(before, moment, zone) or moment

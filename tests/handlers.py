@@ -2,6 +2,7 @@
 happened."""
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import AsyncIterator
@@ -9,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from motor.motor_asyncio import AsyncIOMotorClient
+from opentelemetry import trace
 from pydantic import BaseModel
 
 from actors import Context, Discard, Retry, Snooze, actor, resource
@@ -105,6 +107,7 @@ async def kills(body: dict[str, Any], ctx: Context) -> None:
 def threaded(body: Work, ctx: Context) -> str:
     """Run in a thread."""
     ctx.from_thread(mark(ctx, "start"))
+    trace.get_tracer("tests").start_span("in the thread").end()
     until = time.monotonic() + body.seconds
     while time.monotonic() < until and not ctx.cancel_requested:
         time.sleep(0.02)
@@ -190,6 +193,13 @@ async def odd(body: dict[str, Any], ctx: Context) -> Any:
             raise Discard("\ud800\0" + "x" * 200_000)
         case "hopeless":
             raise KeyError("gone")
+        case "numbers":
+            return {"event": 1, "self": 2, "level": 3, "exc_info": 4, "id": 5, "method_name": 6, "rows": 7}
+        case "tells":
+            secret = body["api_key"]
+            ctx.log.info("login.tried", api_key=secret, request={"headers": {"x-authorization": secret}})
+            logging.getLogger("tests.handlers").info("login with password=%s", secret, extra={"cookie": secret})
+            raise RuntimeError(f"login failed: token={secret} at https://ada:{secret}@example.org/")
         case "resource":
             return ctx.resources["absent"]
         case "enqueue":

@@ -24,6 +24,9 @@ DRIVERS = {
     "aiormq": BROKER,
     "pamqp": BROKER,
     "apscheduler": ("service/triggers.py", "actors/scheduler/", "actors/scheduler.py"),
+    "fastapi": ("actors/api/",),
+    "starlette": ("actors/api/",),
+    "uvicorn": ("actors/api/server.py",),
     "fiftyone": (),
     "pika": (),
 }

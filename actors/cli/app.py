@@ -17,12 +17,20 @@ class Root(LazyGroup):
         "run": "actors.cli.run:run",
         "enqueue": "actors.cli.enqueue:enqueue",
         "tasks": "actors.cli.tasks:app",
+        "dead": "actors.cli.dead:app",
+        "events": "actors.cli.events:app",
         "schedules": "actors.cli.schedules:app",
+        "jobs": "actors.cli.jobs:jobs",
         "actors": "actors.cli.actors:actors",
+        "queues": "actors.cli.queues:queues",
+        "workers": "actors.cli.workers:workers",
+        "keys": "actors.cli.keys:app",
+        "audit": "actors.cli.audit:audit",
         "backup": "actors.cli.backup:app",
         "doctor": "actors.cli.doctor:doctor",
         "schema": "actors.cli.schema:schema",
         "settings": "actors.cli.settings:settings",
+        "reference": "actors.cli.reference:reference",
     }
 
     def invoke(self, ctx: Any) -> Any:

@@ -18,6 +18,7 @@ from service.broker.port import Broker
 from service.clock import StoreClock
 from service.errors import ConfigError, VergerError
 from service.mongod import check_mongod, find_mongod
+from service.overview import SEEN_WITHIN, alive_workers
 from service.registry import Registry, load
 from service.settings import MEMORY_BROKER, PREFIX, Settings, hide_password, load_settings
 from service.store.port import Store
@@ -26,7 +27,6 @@ OK, WARN, FAIL = "ok", "warn", "fail"
 GIB = 1024**3
 ENOUGH_DISK, TOO_LITTLE_DISK = 2 * GIB, GIB // 4
 MUCH_OFFSET = timedelta(seconds=5)
-SEEN_WITHIN = timedelta(minutes=2)
 LONGEST_CHECK_SECONDS = 15.0
 
 
@@ -197,7 +197,7 @@ async def _broker(settings: Settings, registry: Registry, clock: StoreClock, sta
 
 async def _workers(store: Store) -> Finding:
     try:
-        alive = await store.workers.alive(store.clock.now() - SEEN_WITHIN)
+        alive = await alive_workers(store)
     except VergerError as error:
         return Finding("workers", FAIL, str(error))
     if not alive:

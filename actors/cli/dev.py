@@ -4,7 +4,7 @@ import shutil
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,6 +13,7 @@ from actors.cli.output import note
 from actors.cli.schedules.apply import default_source, load_file
 from actors.composition import App, Role, run_and_leave
 from schemas.schedule import ScheduleFile
+from service.child_process import free_port
 from service.errors import InvalidInput
 from service.registry import Registry, load
 from service.schedule_entry import Rules
@@ -51,12 +52,15 @@ def dev(
 
 
 def _settings(sessions: str | None) -> Settings:
-    if sessions is None:
-        return load_settings()
-    folder = Path(sessions).expanduser()
-    if not folder.is_dir():
-        raise InvalidInput("--sessions", sessions, "is no folder", "give one, such as ~/.claude/projects")
-    return load_settings(claude_projects=folder)
+    settings = load_settings()
+    changes: dict[str, Any] = {}
+    if "api_port" not in settings.model_fields_set:
+        changes["api_port"] = free_port(settings.api_port)  # another one may run here already
+    if sessions is not None:
+        changes["claude_projects"] = folder = Path(sessions).expanduser()
+        if not folder.is_dir():
+            raise InvalidInput("--sessions", sessions, "is no folder", "give one, such as ~/.claude/projects")
+    return settings.model_copy(update=changes)
 
 
 def _rules(registry: Registry, settings: Settings) -> Rules:
@@ -92,7 +96,8 @@ def banner(app: App, plan: Plan | None, path: str | None) -> str:
         f"  data       {settings.data_dir}",
         f"  MongoDB    {app.store.address}",
         f"  broker     {broker}",
-        f"  types      {len(app.registry)} from {', '.join(settings.actors)}",
+        f"  admin API  {app.api.url if app.api is not None else 'off'}",
+        f"  types      {sum(not handler.internal for handler in app.registry)} from {', '.join(settings.actors)}",
         f"  schedules  {_applied(plan, path)}",
         "",
         "In a second terminal, in this folder:",

@@ -5,22 +5,34 @@ from typing import Annotated
 import typer
 
 from actors.cli.logs import set_up_logs
-from actors.composition import Role, run_and_leave
+from actors.cli.processes import MOST_PROCESSES, run_processes
+from actors.composition import ENGINE, Role, run_and_leave
 from service.settings import load_settings
 
 
 def run(
     roles: Annotated[
-        str | None, typer.Option("--roles", help=f"Of {', '.join(Role)}, separated by commas; default: all.")
+        str | None, typer.Option("--roles", help=f"Of {', '.join(Role)}, separated by commas; default: all that fit.")
     ] = None,
+    processes: Annotated[
+        int,
+        typer.Option("--processes", min=1, max=MOST_PROCESSES, help="Processes on this machine; each runs the roles."),
+    ] = 1,
+    supervised: Annotated[bool, typer.Option("--supervised", hidden=True, help="A child of --processes.")] = False,
 ) -> None:
-    """Run roles in this process until SIGTERM; a graceful stop burns no attempt."""
-    chosen = list(Role) if roles is None else [_role(name.strip()) for name in roles.split(",") if name.strip()]
+    """Run roles until SIGTERM, in this process or in several; a graceful stop burns no attempt."""
+    # Several processes cannot listen on one port: the API is left to a process of its own.
+    every = list(Role) if processes == 1 else sorted(ENGINE)
+    chosen = every if roles is None else [_role(name.strip()) for name in roles.split(",") if name.strip()]
     if not chosen:
         raise typer.BadParameter(f"names no role; there are: {', '.join(Role)}", param_hint="--roles")
+    if processes > 1 and Role.API in chosen:
+        raise typer.BadParameter("api listens on one port: run it without --processes", param_hint="--roles")
     settings = load_settings()
     set_up_logs(settings)
-    raise typer.Exit(run_and_leave(settings, chosen))
+    if processes > 1:
+        raise typer.Exit(run_processes(settings, chosen, processes))
+    raise typer.Exit(run_and_leave(settings, chosen, supervised=supervised))
 
 
 def _role(name: str) -> Role:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from actors.cli.output import print_json
-from schemas.event import Event, EventName
+from schemas.event import DETAILS, Event, EventName
 from schemas.message import TaskMessage
 from schemas.schedule import ScheduleFile
 from service.registry import Handler, load
@@ -28,7 +28,7 @@ def schema(
         {
             "message": {"$schema": DRAFT, **TaskMessage.model_json_schema(by_alias=True)},
             "taskTypes": {handler.task_type: body_schema(handler) for handler in registry},
-            "event": {"$schema": DRAFT, **event_schema()},
+            "events": {name.value: {"$schema": DRAFT, **event_schema(name)} for name in EventName},
             "schedulesFile": {"$schema": DRAFT, **ScheduleFile.model_json_schema(by_alias=False)},
         }
     )
@@ -41,8 +41,11 @@ def body_schema(handler: Handler) -> dict[str, Any]:
     return {**handler.body_model.model_json_schema(by_alias=True), "title": handler.task_type}
 
 
-def event_schema() -> dict[str, Any]:
-    """Of a message on the events exchange, with the names that are known."""
+def event_schema(name: EventName) -> dict[str, Any]:
+    """Of a message on the events exchange whose routing key is this."""
     made = Event.model_json_schema(by_alias=True, mode="serialization")
-    made["properties"]["event"]["examples"] = [name.value for name in EventName]
-    return made
+    detail = DETAILS[name].model_json_schema(by_alias=True, mode="serialization")
+    definitions = {**made.pop("$defs", {}), **detail.pop("$defs", {})}
+    made["properties"]["event"] = {"const": name.value}
+    made["properties"]["detail"] = detail
+    return {**made, "title": name.value, **({"$defs": definitions} if definitions else {})}

@@ -36,7 +36,9 @@ def settings(
         print(page(), end="")
         return
     found = load_settings()
-    rows = [(PREFIX + name.upper(), _shown(getattr(found, name)), name in found.model_fields_set) for name in _names()]
+    values = {name: getattr(found, name) for name in _names()}
+    values["api_keys"] = tuple(f"{key.rpartition(':')[0]}:***" for key in found.api_keys)
+    rows = [(PREFIX + name.upper(), _shown(value), name in found.model_fields_set) for name, value in values.items()]
     if json:
         print_json({"settings": [{"name": name, "value": value, "set": is_set} for name, value, is_set in rows]})
     else:

@@ -1,4 +1,4 @@
-"""``verger tasks``: list, show, cancel, retry."""
+"""``verger tasks``: list, show, why, watch, cancel, retry."""
 
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
@@ -7,20 +7,24 @@ from typing import Annotated
 import typer
 
 from actors.cli.failure import REFUSED, complain
-from actors.cli.moments import both, relative, stamp
+from actors.cli.moments import both, parse_moment, relative, stamp
 from actors.cli.options import Json
 from actors.cli.output import details, note, plain, pretty, print_json, say, table
 from actors.cli.session import talk
 from actors.cli.waiting import progress_of, took
+from actors.cli.watching import watch
 from actors.composition import Connection
 from schemas.duration import format_duration
 from schemas.task import Task, TaskStatus
+from schemas.why import Explanation
 from service.errors import Conflict, NotFound
-from service.store.port import Page, TaskFilter
+from service.store.port import SCANNED, Page, TaskFilter
+from service.why import explain
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown")
 Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="One or several tasks.")]
 MOST = 1000
+WATCHED = 50
 
 
 @app.callback()
@@ -33,20 +37,35 @@ def list_tasks(
     status: Annotated[TaskStatus | None, typer.Option("--status", help="Only in this state.")] = None,
     task_type: Annotated[str | None, typer.Option("--type", help="Only of this type or alias.")] = None,
     schedule: Annotated[str | None, typer.Option("--schedule", help="Only fires of this schedule.")] = None,
+    tenant: Annotated[str | None, typer.Option("--tenant", help="Only of this tenant.")] = None,
+    created_from: Annotated[str | None, typer.Option("--created-from", help="Created from this instant on.")] = None,
+    created_to: Annotated[str | None, typer.Option("--created-to", help="Created before this instant.")] = None,
+    finished_from: Annotated[str | None, typer.Option("--finished-from", help="Finished from this instant on.")] = None,
+    finished_to: Annotated[str | None, typer.Option("--finished-to", help="Finished before this instant.")] = None,
+    error: Annotated[str | None, typer.Option("--error", help="With this in the last error.")] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, max=MOST, help="At most so many.")] = 20,
     cursor: Annotated[str | None, typer.Option("--cursor", help="Go on where an earlier list ended.")] = None,
     json: Json = False,
 ) -> None:
-    """List tasks, newest first. `--status failed` lists the dead letters."""
+    """List tasks, newest first. `--status failed` lists the dead letters.
+
+    A list with `--tenant`, `--error`, or a time that does not order it looks at 10000 tasks at most, and says how to go
+    on.
+    """
+    which = TaskFilter(
+        status=status,
+        task_type=task_type,
+        schedule_id=schedule,
+        tenant_id=tenant,
+        created_from=_moment(created_from, "--created-from"),
+        created_to=_moment(created_to, "--created-to"),
+        finished_from=_moment(finished_from, "--finished-from"),
+        finished_to=_moment(finished_to, "--finished-to"),
+        error=error,
+    )
 
     async def read(connection: Connection) -> tuple[Page, datetime]:
-        handler = connection.registry.find(task_type) if task_type is not None else None
-        which = TaskFilter(
-            status=status,
-            task_type=handler.task_type if handler is not None else task_type,
-            schedule_id=schedule,
-        )
-        page = await connection.store.tasks.find(which, limit=limit, cursor=cursor)
+        page = await connection.client.find(which, limit=limit, cursor=cursor)
         return page, connection.store.clock.now()
 
     page, now = talk(read)
@@ -55,10 +74,15 @@ def list_tasks(
         return
     if page.tasks:
         table(("ID", "TYPE", "STATUS", "RUNS", "WHEN", "NOTE"), [_row(task, now) for task in page.tasks])
-    else:
+    elif page.cursor is None:
         say("There are no such tasks.")
     if page.cursor is not None:
-        note(f"There are more: --cursor {page.cursor}")
+        more = "There are more" if len(page.tasks) == limit else f"There may be more, beyond the {SCANNED} looked at"
+        note(f"{more}: --cursor {page.cursor}")
+
+
+def _moment(text: str | None, option: str) -> datetime | None:
+    return None if text is None else parse_moment(text, option)
 
 
 @app.command()
@@ -73,6 +97,46 @@ def show(task_id: Annotated[str, typer.Argument(metavar="ID")], json: Json = Fal
         print_json(plain(task))
     else:
         show_task(task, now)
+
+
+@app.command()
+def why(task_id: Annotated[str, typer.Argument(metavar="ID")], json: Json = False) -> None:
+    """Explain why a task did, or did not, run; also of an id that is not known."""
+
+    async def read(connection: Connection) -> Explanation:
+        return await explain(connection.store, connection.broker, connection.settings, task_id)
+
+    explanation = talk(read, publishes=True)
+    if json:
+        print_json(plain(explanation))
+    else:
+        show_explanation(explanation)
+
+
+@app.command("watch")
+def watch_tasks(
+    ids: Annotated[list[str] | None, typer.Argument(metavar="[ID...]", help="Default: all that run now.")] = None,
+    json: Json = False,
+) -> None:
+    """Show how far tasks are, until they have ended. With IDs, 1 unless all completed."""
+
+    async def act(connection: Connection) -> dict[str, Task]:
+        chosen = ids or [
+            task.id for task in (await connection.store.tasks.find(TaskFilter(TaskStatus.RUNNING), limit=WATCHED)).tasks
+        ]
+        tasks = await watch(connection, chosen, quiet=json)
+        for task_id in chosen if ids else ():
+            if task_id not in tasks:
+                raise NotFound(f"there is no task {task_id!r}")
+        return tasks
+
+    tasks = talk(act)
+    if json:
+        print_json({"tasks": [plain(task) for task in tasks.values()]})
+    elif not tasks:
+        say("No task is running.")
+    if ids and any(task.status is not TaskStatus.COMPLETED for task in tasks.values()):
+        raise typer.Exit(REFUSED)
 
 
 @app.command()
@@ -151,6 +215,18 @@ def show_task(task: Task, now: datetime) -> None:
             "history": "\n".join(_history(task)) or None,
         }
     )
+
+
+def show_explanation(explanation: Explanation, *, story: bool = True) -> None:
+    """What happened, what is now, what to do."""
+    for step in explanation.story if story else ():
+        say(f"{stamp(step.at) if step.at is not None else '':<20}  {step.text}")
+    if story and explanation.story:
+        say()
+    for sentence in explanation.now:
+        say(sentence)
+    for sentence in explanation.advice:
+        say(f"→ {sentence}")
 
 
 def _history(task: Task) -> list[str]:

@@ -3,35 +3,32 @@
 import asyncio
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from functools import lru_cache
 
 import structlog
 
 from actors.scheduler.duty import NAP, Duty, until
 from schemas.event import Event, EventName
-from schemas.schedule import Misfire, Overlap, Schedule
+from schemas.schedule import Schedule, Skip, SkipReason
 from schemas.task import Task, TaskStatus
 from service.broker.port import Broker
-from service.due import FirePlan, jittered, plan_fire
-from service.envelope import FIRE_PREFIX, for_stored, new_task
+from service.due import FirePlan, plan_fire
+from service.envelope import for_stored
 from service.errors import InvalidSchedule
+from service.fires import fire_id, fire_task, starts_at
+from service.log_events import LogEvent
+from service.metrics import Metrics
 from service.registry import Registry
 from service.states import relay_at
 from service.store.port import Created, FireClaim, FireEnd, Store
-from service.triggers import Trigger, parse_schedule
+from service.traces import published
+from service.triggers import Trigger, trigger_of
 
 log = structlog.get_logger()
 
 FIRING_SECONDS = 5.0
 """An open fire older than this changes hands; whoever held it as long writes nothing more for it (P18)."""
-MOST = 500
-"""How many schedules fire in one batch."""
-
-
-@lru_cache(maxsize=10_000)
-def trigger_of(schedule: str, timezone: str) -> Trigger:
-    """The parsed trigger. Raises InvalidSchedule."""
-    return parse_schedule(schedule, timezone)
+MOST = 200
+"""How many schedules fire in one batch: while one scheduler publishes its batch, another has the next."""
 
 
 class Fire(Duty):
@@ -39,8 +36,11 @@ class Fire(Duty):
 
     name = "fire"
 
-    def __init__(self, store: Store, broker: Broker, registry: Registry, worker: str, nap: timedelta = NAP) -> None:
-        self._store, self._broker, self._registry, self._worker, self._nap = store, broker, registry, worker, nap
+    def __init__(
+        self, store: Store, broker: Broker, registry: Registry, metrics: Metrics, worker: str, nap: timedelta = NAP
+    ) -> None:
+        self._store, self._broker, self._registry, self._metrics = store, broker, registry, metrics
+        self._worker, self._nap = worker, nap
 
     async def tick(self) -> timedelta:
         opened = await self._take_over_stale()
@@ -73,18 +73,21 @@ class Fire(Duty):
             await self._finish(won, begun)
 
     def _claim(self, schedule: Schedule, now: datetime) -> FireClaim | None:
-        assert schedule.next_fire_at is not None
+        due = schedule.next_fire_at
+        assert due is not None
         try:
             trigger = trigger_of(schedule.schedule, schedule.timezone)
         except InvalidSchedule as error:
             # It cannot have come through our door; without a next time it stops, visibly, instead of blocking the
             # others.
-            log.error("schedule.invalid", schedule_id=schedule.id, error=str(error))
+            log.error(LogEvent.SCHEDULE_INVALID, schedule_id=schedule.id, error=str(error))
             return FireClaim(schedule, None, None)
-        plan = plan_fire(trigger, schedule.next_fire_at, now, schedule.misfire, schedule.misfire_grace)
+        plan = plan_fire(trigger, due, now, schedule.misfire, schedule.misfire_grace)
         if plan.missed:
-            log.warning("schedule.misfired", schedule_id=schedule.id, missed=plan.missed, policy=schedule.misfire.value)
-        return FireClaim(schedule, plan.fire_at, plan.next_fire_at, _skips(schedule, plan))
+            log.warning(
+                LogEvent.SCHEDULE_MISFIRED, schedule_id=schedule.id, missed=plan.missed, policy=schedule.misfire.value
+            )
+        return FireClaim(schedule, plan.fire_at, plan.next_fire_at, _missed(schedule, trigger, plan, due, now))
 
     async def _take_over_stale(self) -> datetime | None:
         """Finish what another scheduler left; returns when the oldest one that is still fresh goes stale."""
@@ -100,7 +103,9 @@ class Fire(Duty):
             begun = self._store.clock.monotonic()
             mine = await self._store.schedules.take_over(schedule, self._worker)
             if mine is not None:
-                log.warning("fire.taken_over", schedule_id=schedule.id, by=self._worker, left_by=schedule.firing.by)
+                log.warning(
+                    LogEvent.FIRE_TAKEN_OVER, schedule_id=schedule.id, by=self._worker, left_by=schedule.firing.by
+                )
                 await self._finish([mine], begun)
         return soonest
 
@@ -117,49 +122,36 @@ class Fire(Duty):
                 answers = await self._store.tasks.create(tasks, ask_again=False)
                 fresh = [answer.task for answer in answers if answer.created or _waits(answer)]
                 await self._broker.publish([for_stored(task, now) for task in fresh])
+                published_at = self._store.clock.now()
                 await self._store.schedules.end_fires(
                     [_end(schedule, answer) for schedule, answer in zip(held, answers, strict=True)]
                 )
         except TimeoutError:
-            log.warning("fire.too_late", schedules=[schedule.id for schedule in held][:10])
+            log.warning(LogEvent.FIRE_TOO_LATE, schedules=[schedule.id for schedule in held][:10])
             return
         for schedule, answer in zip(held, answers, strict=True):
-            self._report(schedule, answer)
+            self._report(schedule, answer, published_at)
 
     def _task(self, schedule: Schedule, now: datetime) -> Task:
         firing = schedule.firing
         assert firing is not None
+        retry_at = starts_at(schedule, firing.fire_at)
         handler = self._registry.find(schedule.task_type)
-        task_id = f"{FIRE_PREFIX}{schedule.id}@{firing.fire_at.isoformat().replace('+00:00', 'Z')}"
-        retry_at = firing.fire_at
-        if schedule.jitter is not None:
-            retry_at = jittered(firing.fire_at, schedule.jitter, task_id)
-        task = new_task(
-            handler,
-            task_type=handler.task_type if handler is not None else schedule.task_type,
-            body=schedule.task_body,
-            now=now,
-            id=task_id,
-            unique=schedule.overlap is Overlap.SKIP,
-            retry_at=retry_at,
-        )
-        return task.model_copy(
-            update={
-                "schedule_id": schedule.id,
-                "fire_at": firing.fire_at,
-                "relay_at": relay_at(now, retry_at, published=True),
-            }
-        )
+        task = fire_task(schedule, firing.fire_at, handler, now, retry_at=retry_at)
+        due = relay_at(now, retry_at, published=True)
+        return task.model_copy(update={"relay_at": due, "traceparent": published(task.task_type)})
 
-    def _report(self, schedule: Schedule, answer: Created) -> None:
+    def _report(self, schedule: Schedule, answer: Created, published_at: datetime) -> None:
         assert schedule.firing is not None
         overlap = answer.by == "live_key"
-        lag = self._store.clock.now() - schedule.firing.fire_at
+        lag = published_at - schedule.firing.fire_at
         if overlap:
-            log.info("schedule.skipped", schedule_id=schedule.id, reason="overlap", by=answer.task.id)
+            log.info(LogEvent.SCHEDULE_SKIPPED, schedule_id=schedule.id, reason="overlap", by=answer.task.id)
         elif answer.created:
+            self._metrics.fires.add(schedule.id)
+            self._metrics.fire_lag.observe(max(0.0, lag.total_seconds()))
             log.info(
-                "schedule.fired",
+                LogEvent.SCHEDULE_FIRED,
                 schedule_id=schedule.id,
                 task_type=answer.task.task_type,
                 id=answer.task.id,
@@ -183,12 +175,26 @@ def _waits(answer: Created) -> bool:
 
 
 def _end(schedule: Schedule, answer: Created) -> FireEnd:
-    if answer.by == "live_key":
-        return FireEnd(schedule, None, {"overlap": 1})
-    return FireEnd(schedule, answer.task.id)
+    if answer.by != "live_key":
+        return FireEnd(schedule, answer.task.id)
+    assert schedule.firing is not None
+    at = schedule.firing.fire_at
+    return FireEnd(schedule, None, Skip(reason=SkipReason.OVERLAP, since=at, until=at, count=1, by=answer.task.id))
 
 
-def _skips(schedule: Schedule, plan: FirePlan) -> dict[str, int]:
+def _missed(schedule: Schedule, trigger: Trigger, plan: FirePlan, due: datetime, now: datetime) -> Skip | None:
+    """The due instants that get no fire of their own."""
     if not plan.missed:
-        return {}
-    return {"coalesced" if schedule.misfire is Misfire.COALESCE else "misfire": plan.missed}
+        return None
+    if plan.fire_at is None:
+        return Skip(reason=SkipReason.MISFIRE, since=due, until=max(due, now), count=plan.missed)
+    if plan.fire_at > due:
+        until = plan.fire_at - timedelta(milliseconds=1)
+        return Skip(reason=SkipReason.MISFIRE, since=due, until=until, count=plan.missed)
+    return Skip(
+        reason=SkipReason.COALESCED,
+        since=trigger.next_after(due) or due,
+        until=max(due, now),
+        count=plan.missed,
+        by=fire_id(schedule.id, due),
+    )

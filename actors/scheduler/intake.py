@@ -12,6 +12,8 @@ from schemas.task import Task
 from service.broker.port import INTAKE, Broker, Consumer, Delivery
 from service.envelope import marker_of, read
 from service.errors import InvalidMessage, PayloadRefused
+from service.log_events import LogEvent
+from service.metrics import Metrics
 from service.registry import Registry
 from service.settings import Settings
 from service.store.port import Store
@@ -28,9 +30,16 @@ class Intake(Duty):
     name = "intake"
 
     def __init__(
-        self, store: Store, broker: Broker, registry: Registry, settings: Settings, wake: Callable[[str], None]
+        self,
+        store: Store,
+        broker: Broker,
+        registry: Registry,
+        metrics: Metrics,
+        settings: Settings,
+        wake: Callable[[str], None],
     ) -> None:
         self._store, self._broker, self._registry, self._settings = store, broker, registry, settings
+        self._metrics = metrics
         self._wake = wake
         self._mailbox: Mailbox[Delivery] = Mailbox()
         self._consumer: Consumer | None = None
@@ -45,6 +54,11 @@ class Intake(Duty):
                 await self._consumer.requeue(deliveries)
                 raise
         return NAP
+
+    @property
+    def deaf(self) -> bool:
+        """Whether the broker does not feed it, although it should."""
+        return self._consumer is None or not self._consumer.alive
 
     def _arrived(self, delivery: Delivery) -> None:
         if not len(self._mailbox):
@@ -84,14 +98,14 @@ class Intake(Duty):
                 known = self._registry.find(answer.task.task_type) is not None
                 if answer.created and not known:
                     log.warning(
-                        "task.unknown_type",
+                        LogEvent.TASK_UNKNOWN_TYPE,
                         task_type=answer.task.task_type,
                         id=answer.task.id,
                         grace_seconds=self._settings.unknown_type_grace.total_seconds(),
                     )
             self._wake("relay")
         for delivery, problem in invalid:
-            await bury(self._store, self._broker, delivery, problem)
+            await bury(self._store, self._broker, self._metrics, delivery, problem)
         await self._consumer.ack(fresh)
         if held:
             await self._consumer.requeue(held)

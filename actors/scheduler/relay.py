@@ -11,6 +11,8 @@ from schemas.task import Task
 from schemas.worker import TaskTypeState
 from service.broker.port import Broker
 from service.envelope import dead_letter, for_stored, marker
+from service.log_events import LogEvent
+from service.metrics import Metrics
 from service.registry import Registry
 from service.settings import Settings
 from service.states import RELAY_SLACK, relay_at
@@ -31,9 +33,15 @@ class Relay(Duty):
     name = "relay"
 
     def __init__(
-        self, store: Store, broker: Broker, registry: Registry, settings: Settings, nap: timedelta = NAP
+        self,
+        store: Store,
+        broker: Broker,
+        registry: Registry,
+        metrics: Metrics,
+        settings: Settings,
+        nap: timedelta = NAP,
     ) -> None:
-        self._store, self._broker, self._registry = store, broker, registry
+        self._store, self._broker, self._registry, self._metrics = store, broker, registry, metrics
         self._grace = settings.unknown_type_grace
         self._nap = nap
 
@@ -42,6 +50,7 @@ class Relay(Duty):
         now = self._store.clock.now()
         heads = await self._store.upkeep.relay_heads()
         due = [task_type for task_type, at in heads.items() if at <= now]
+        self._metrics.relay_lag.set(max((now - heads[each] for each in due), default=timedelta()).total_seconds())
         states = await self._store.upkeep.type_states() if due else {}
         waits = [until(at, now) for at in heads.values() if at > now]
         for task_type in due:
@@ -79,7 +88,8 @@ class Relay(Duty):
             moved = await self._store.upkeep.relay_move(moves) if moves else []
             mine = [task for task, done in zip(tasks, moved, strict=True) if done]
             if mine:
-                log.info("relay.published", task_type=task_type, count=len(mine))
+                self._metrics.relayed.add(self._metrics.type(task_type), by=len(mine))
+                log.info(LogEvent.RELAY_PUBLISHED, task_type=task_type, count=len(mine))
                 await self._broker.publish([for_stored(task, now) for task in mine])
             count += len(tasks)
             if len(tasks) < BATCH:
@@ -114,7 +124,10 @@ class Relay(Duty):
             f"no handler for task type {task.task_type!r} came up within {self._grace}; load its module and replay"
         )
         if await self._store.upkeep.give_up(task, "unknown_type", message, now):
-            log.error("task.failed", task_type=task.task_type, id=task.id, status="dead_letter", reason="unknown_type")
+            self._metrics.dead_letters.add(self._metrics.type(task.task_type))
+            log.error(
+                LogEvent.TASK_FAILED, task_type=task.task_type, id=task.id, status="dead_letter", reason="unknown_type"
+            )
 
     # ---- dead letters ----------------------------------------------------------------------------
 

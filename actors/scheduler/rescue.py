@@ -11,6 +11,8 @@ from schemas.event import Event, EventName
 from schemas.task import Task, TaskStatus
 from service.broker.port import Broker
 from service.envelope import dead_letter, for_stored
+from service.log_events import LogEvent
+from service.metrics import Metrics
 from service.settings import Settings
 from service.states import RELAY_SLACK, rescue
 from service.store.port import RelayMove, RunEnd, Store
@@ -32,8 +34,8 @@ class Rescue(Duty):
 
     name = "rescue"
 
-    def __init__(self, store: Store, broker: Broker, settings: Settings) -> None:
-        self._store, self._broker = store, broker
+    def __init__(self, store: Store, broker: Broker, metrics: Metrics, settings: Settings) -> None:
+        self._store, self._broker, self._metrics = store, broker, metrics
         self._stale_after, self._wait = settings.stale_claim_timeout, settings.heartbeat + MARGIN
         self._failed = False
         self._ready_at = store.clock.monotonic() + self._wait.total_seconds()
@@ -91,9 +93,11 @@ class Rescue(Duty):
         if not await self._store.upkeep.rescue(task, move, self._stale_after, due):
             return None
         fields = {"task_type": task.task_type, "id": task.id, "attempt": task.attempt}
-        log.warning("task.rescued", **fields, worker=task.claimed_by, status=move.status.value)
+        self._metrics.rescues.add(self._metrics.type(task.task_type))
+        log.warning(LogEvent.TASK_RESCUED, **fields, worker=task.claimed_by, status=move.status.value)
         if move.status is TaskStatus.FAILED:
-            log.error("task.failed", **fields, status="dead_letter", reason=move.reason)
+            self._metrics.dead_letters.add(self._metrics.type(task.task_type))
+            log.error(LogEvent.TASK_FAILED, **fields, status="dead_letter", reason=move.reason)
         self._broker.emit(
             lambda: Event(
                 event=EventName.TASK_RESCUED,

@@ -13,6 +13,7 @@ from actors.base import Actor
 from actors.mailbox import Mailbox
 from actors.scheduler.duty import NAP, Duty
 from service.errors import StoreUnavailable, Unavailable
+from service.log_events import LogEvent
 
 log = structlog.get_logger()
 
@@ -62,7 +63,7 @@ class SchedulerActor(Actor):
             )
         scheduler.start()
         self._scheduler = scheduler
-        log.info("scheduler.started", duties=sorted(self._duties))
+        log.info(LogEvent.SCHEDULER_STARTED, duties=sorted(self._duties))
         try:
             await self._watch_clock()
         finally:
@@ -74,7 +75,7 @@ class SchedulerActor(Actor):
                 await asyncio.wait(self._ticks, timeout=5)
             for duty in self._duties.values():
                 await duty.close()
-        log.info("scheduler.stopped")
+        log.info(LogEvent.SCHEDULER_STOPPED)
 
     async def _watch_clock(self) -> None:
         """Until told to stop. APScheduler waits by the wall clock: when that steps back, it would oversleep."""
@@ -85,7 +86,7 @@ class SchedulerActor(Actor):
                 raise crash
             if abs(time.time() - time.monotonic() - offset) > CLOCK_STEP_SECONDS:
                 offset = time.time() - time.monotonic()
-                log.warning("clock.stepped")
+                log.warning(LogEvent.CLOCK_STEPPED)
                 for name in self._duties:
                     self._next(name, timedelta())
 
@@ -110,7 +111,9 @@ class SchedulerActor(Actor):
         except Unavailable as error:
             failures = self._failures[duty.name] = self._failures.get(duty.name, 0) + 1
             pause = min(FIRST_PAUSE * 2.0 ** min(failures - 1, 8), LONGEST_PAUSE)
-            log.warning("duty.postponed", duty=duty.name, error=str(error), again_in_seconds=pause.total_seconds())
+            log.warning(
+                LogEvent.DUTY_POSTPONED, duty=duty.name, error=str(error), again_in_seconds=pause.total_seconds()
+            )
             if isinstance(error, StoreUnavailable):
                 for other in self._duties.values():
                     other.outage()

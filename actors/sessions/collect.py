@@ -26,6 +26,7 @@ from actors.sessions.collected import Collected, FileState, encode, int64
 from actors.sessions.indexes import Collections
 from schemas.base import Duration, Model
 from service.errors import VergerError
+from service.log_events import LogEvent
 
 FILES_AT_ONCE = 500
 """Files whose states are read in one query."""
@@ -138,7 +139,7 @@ class _Run:
 
     def _missing(self, root: str | None, fix: str) -> None:
         self._counts.missing_roots += 1
-        self._ctx.log.warning("root.missing", root=root, fix=fix)
+        self._ctx.log.warning(LogEvent.ROOT_MISSING, root=root, fix=fix)
 
     async def found(self, root: Path) -> AsyncIterator[FoundFile]:
         files = self._adapter.find(root, self._failed)
@@ -148,7 +149,7 @@ class _Run:
 
     def _failed(self, path: str, error: OSError) -> None:
         self._counts.failed_files += 1
-        self._ctx.log.warning("file.failed", path=_shown(path), error=str(error.strerror or error))
+        self._ctx.log.warning(LogEvent.FILE_FAILED, path=_shown(path), error=str(error.strerror or error))
 
     async def collect(self, batch: list[FoundFile]) -> None:
         states = await self._collected.states([found.path for found in batch])
@@ -205,7 +206,7 @@ class _Run:
         await self._count_sessions(opened, at_least=1)
         await self._save_state(opened, finished=not portion.more)
         if opened.malformed > self._params.max_logged:
-            self._ctx.log.warning("lines.skipped", path=_shown(opened.found.path), malformed=opened.malformed)
+            self._ctx.log.warning(LogEvent.LINES_SKIPPED, path=_shown(opened.found.path), malformed=opened.malformed)
 
     def _limits(self) -> Limits:
         params = self._params
@@ -261,7 +262,7 @@ class _Run:
             opened.malformed += 1
             if opened.malformed <= self._params.max_logged:
                 path = _shown(opened.found.path)
-                self._ctx.log.warning("line.skipped", path=path, line=problem.line, reason=problem.reason)
+                self._ctx.log.warning(LogEvent.LINE_SKIPPED, path=path, line=problem.line, reason=problem.reason)
 
 
 def _open(found: FoundFile, state: FileState | None) -> _Opened:

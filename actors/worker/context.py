@@ -150,7 +150,8 @@ class Context:
             await asyncio.sleep(0)
 
     async def enqueue(self, task_type: str, body: dict[str, Any] | BaseModel | None = None, **options: Any) -> Task:
-        """As ``Client.enqueue``."""
+        """As ``Client.enqueue``; the new task continues the trace of this one."""
+        options.setdefault("traceparent", self._run.task.traceparent)
         return await self._client.enqueue(task_type, body, **options)
 
     def now(self) -> datetime:

@@ -5,7 +5,9 @@ import random
 import traceback
 from collections.abc import Callable
 from concurrent.futures import Executor
+from contextvars import copy_context
 from datetime import datetime, timedelta
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
@@ -73,7 +75,9 @@ async def _perform(run: Run, arguments: tuple[Any, ...], threads: Executor) -> A
 
 async def _in_thread(threads: Executor, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     """A thread cannot be interrupted: when the run is told to stop, its slot is held until the thread has ended."""
-    work = asyncio.get_running_loop().run_in_executor(threads, _call, function, arguments)
+    # With the context of the run: its lines and its spans belong to it there too.
+    call = partial(copy_context().run, _call, function, arguments)
+    work = asyncio.get_running_loop().run_in_executor(threads, call)
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:
@@ -152,6 +156,7 @@ def describe(error: BaseException, now: datetime) -> TaskError:
         message=safe_text(_message(error))[:MESSAGE_LIMIT],
         traceback=text[-TRACEBACK_LIMIT:] if frames else None,
         fingerprint=sha256(f"{kind}@{place}".encode("utf-8", "replace")).hexdigest()[:16],
+        place=safe_text(place)[:200] or None,
         at=now,
     )
 

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any
 
 import structlog
+from opentelemetry.trace import Span
 
 from actors.base import Actor
 from actors.burial import bury
@@ -23,10 +24,14 @@ from actors.worker.settler import Settler
 from schemas.event import Event, EventName
 from schemas.outcome import Outcome, Released
 from schemas.task import Task
+from service import traces
 from service.broker.port import Broker, Consumer, Delivery, Publication
 from service.client import Client
 from service.envelope import Incoming, clean, early, for_stored, marker_of, read, waits_in_store
 from service.errors import BrokerUnavailable, InvalidMessage, PayloadRefused, StoreUnavailable
+from service.log_events import LogEvent
+from service.logs import bind
+from service.metrics import Metrics
 from service.registry import Handler
 from service.settings import Settings
 from service.states import RELAY_SLACK
@@ -84,6 +89,7 @@ class HandlerActor(Actor):
         store: Store,
         broker: Broker,
         client: Client,
+        metrics: Metrics,
         settings: Settings,
         runs: Runs,
         settler: Settler,
@@ -96,6 +102,7 @@ class HandlerActor(Actor):
         self.slots = slots_of(handler, settings)
         self._worker, self._store, self._broker, self._client = worker, store, broker, client
         self._settings, self._runs, self._settler, self._heartbeat = settings, runs, settler, heartbeat
+        self._metrics = metrics
         self._threads, self._resources = threads, resources
         self._mailbox: Mailbox[Delivery] = Mailbox()
         self._consumer: Consumer | None = None
@@ -121,8 +128,20 @@ class HandlerActor(Actor):
     def set_paused(self, paused: bool) -> None:
         if paused != self._paused:
             self._paused = paused
-            log.info("type.paused" if paused else "type.resumed", task_type=self.handler.task_type)
+            log.info(LogEvent.TYPE_PAUSED if paused else LogEvent.TYPE_RESUMED, task_type=self.handler.task_type)
             self._mailbox.ring()
+
+    @property
+    def running(self) -> int:
+        """How many runs are under way."""
+        return len(self._jobs)
+
+    @property
+    def deaf(self) -> bool:
+        """Whether the broker does not feed it, although it should."""
+        if self._stopping or self._pause:
+            return False
+        return self._consumer is None or not self._consumer.alive
 
     # ---- the loop --------------------------------------------------------------------------------
 
@@ -185,7 +204,7 @@ class HandlerActor(Actor):
                 prefetch = min(self.slots * 4, 1000)
                 self._consumer = await self._broker.consume(self.handler.task_type, prefetch, self._mailbox.put)
             except BrokerUnavailable as error:
-                log.warning("broker.unavailable", error=str(error), task_type=self.handler.task_type)
+                log.warning(LogEvent.BROKER_UNAVAILABLE, error=str(error), task_type=self.handler.task_type)
         return self._consumer
 
     async def _detach(self) -> None:
@@ -216,13 +235,13 @@ class HandlerActor(Actor):
             await self._claim(consumer, batch)
             await self._send_back(batch)
             for delivery, error in batch.invalid:
-                await bury(self._store, self._broker, delivery, error)
+                await bury(self._store, self._broker, self._metrics, delivery, error)
                 batch.done.append(delivery)
             await consumer.ack(batch.done)
             await consumer.requeue(batch.held)
         except StoreUnavailable as error:
             # Not acknowledged: nothing is lost.
-            log.warning("store.unavailable", error=str(error), task_type=self.handler.task_type)
+            log.warning(LogEvent.STORE_UNAVAILABLE, error=str(error), task_type=self.handler.task_type)
             self._rests_until = time.monotonic() + STORE_REST_SECONDS
             await self._give_back(consumer, deliveries)
         except BaseException:
@@ -273,14 +292,18 @@ class HandlerActor(Actor):
         if not batch.ready:
             return
         requests = [ClaimRequest(incoming.id, incoming.record) for _, incoming in batch.ready.values()]
+        begun = traces.now_ns() if traces.recording() else None
         answers = await self._store.claims.claim(requests, self._worker)
         done: list[Delivery] = []
         for (delivery, incoming), answer in zip(batch.ready.values(), answers, strict=True):
             match answer:
                 case Claimed(task=task):
-                    self._take_up(task)
+                    self._take_up(task, None if begun is None else traces.claimed(task, begun))
                 case Deduplicated(by=by, again=again):
-                    log.info("task.deduplicated", task_type=self.handler.task_type, id=incoming.id, by=by, again=again)
+                    self._metrics.deduplicated.add(self.handler.task_type)
+                    log.info(
+                        LogEvent.TASK_DEDUPLICATED, task_type=self.handler.task_type, id=incoming.id, by=by, again=again
+                    )
                 case Rejected(reason=reason):
                     batch.invalid.append((delivery, PayloadRefused("record", "…", reason, "send plain JSON")))
                     continue
@@ -315,8 +338,9 @@ class HandlerActor(Actor):
 
     # ---- runs ------------------------------------------------------------------------------------
 
-    def _take_up(self, task: Task) -> None:
-        run = Run(task, self.handler, renew_until=time.monotonic() + task.timeout_seconds + STUBBORN_SECONDS)
+    def _take_up(self, task: Task, claim: Span | None) -> None:
+        renew_until = time.monotonic() + task.timeout_seconds + STUBBORN_SECONDS
+        run = Run(task, self.handler, renew_until, claim=claim)
         self._runs[task.id] = run
         self._waiting.append(run)
         self._start_waiting()
@@ -336,18 +360,21 @@ class HandlerActor(Actor):
 
     def _start(self, run: Run) -> None:
         task = run.task
-        run.started = asyncio.get_running_loop().time()
+        self._measure_wait(run)
+        if run.claim is not None:
+            run.span = traces.started(task, run.claim)
         run.renew_until = time.monotonic() + task.timeout_seconds + STUBBORN_SECONDS
         run.job = asyncio.create_task(self._run(run))
         self._jobs.add(run.job)
         self._freed_at = time.monotonic()
         run.job.add_done_callback(lambda job: self._done(run, job))
         log.info(
-            "task.started",
+            LogEvent.TASK_STARTED,
             task_type=task.task_type,
             id=task.id,
             **({"schedule_id": task.schedule_id} if task.schedule_id else {}),
             attempt=task.attempt,
+            **({"trace_id": run.trace_id} if run.trace_id else {}),
         )
         self._broker.emit(
             lambda: Event(
@@ -361,6 +388,14 @@ class HandlerActor(Actor):
             )
         )
 
+    def _measure_wait(self, run: Run) -> None:
+        """From when it was due: until it was claimed by the store's clock, and from then on by ours."""
+        task, taken_up = run.task, run.started
+        run.started = asyncio.get_running_loop().time()
+        assert task.started_at is not None
+        waited = (task.started_at - task.retry_at).total_seconds() + run.started - taken_up
+        self._metrics.wait_seconds.observe(max(0.0, waited), task.task_type)
+
     def _done(self, run: Run, job: "asyncio.Task[None]") -> None:
         self._jobs.discard(job)
         self._freed_at = time.monotonic()
@@ -373,18 +408,21 @@ class HandlerActor(Actor):
         # Cancelled before its first step, or a fault of ours: it must not stay claimed for ever.
         error = None if job.cancelled() else job.exception()
         if error is not None:
-            log.error("run.crashed", task_type=run.task.task_type, id=run.id, exc_info=error)
+            log.error(LogEvent.RUN_CRASHED, task_type=run.task.task_type, id=run.id, exc_info=error)
         self._end(run, stopped(run, error or asyncio.CancelledError(), self._store.clock.now()))
 
     def _end(self, run: Run, outcome: Outcome | None) -> None:
         """Once for each run. None: the claim is lost, and there is nothing to write."""
         run.ended = True
+        if run.span is not None:
+            traces.ended(run.span, outcome)
         if outcome is not None:
             self._settler.put(run, outcome)
         elif self._runs.get(run.id) is run:
             del self._runs[run.id]
 
     async def _run(self, run: Run) -> None:
+        self._bind(run)
         context = Context(run, self._store, self._client, self._settings, self._resources)
         limit = asyncio.get_running_loop().call_later(run.task.timeout_seconds, self._time_out, run)
         try:
@@ -394,6 +432,18 @@ class HandlerActor(Actor):
         if not run.ended:
             self._end(run, outcome)
 
+    def _bind(self, run: Run) -> None:
+        """What the handler logs, by whatever logger, and the spans it makes belong to this run."""
+        task = run.task
+        fields = {"task_type": task.task_type, "id": task.id, "attempt": task.attempt, "worker": self._worker}
+        if task.schedule_id is not None:
+            fields["schedule_id"] = task.schedule_id
+        if (trace_id := run.trace_id) is not None:
+            fields["trace_id"] = trace_id
+        bind(fields)
+        if run.span is not None:
+            traces.enter(run.span)
+
     def _time_out(self, run: Run) -> None:
         run.stop(Stop.TIMEOUT)
         asyncio.get_running_loop().call_later(STUBBORN_SECONDS / 2, self._abandon, run)
@@ -402,11 +452,11 @@ class HandlerActor(Actor):
         """It does not stop although its time is up: its end is written now, while its claim is still renewed; its slot
         stays taken."""
         if not run.ended:
-            log.error("task.stuck", task_type=run.task.task_type, id=run.id, attempt=run.task.attempt)
+            log.error(LogEvent.TASK_STUCK, task_type=run.task.task_type, id=run.id, attempt=run.task.attempt)
             self._end(run, timed_out(run, self._store.clock.now()))
 
     def release(self, run: Run) -> None:
         """Give back a run that does not stop although its process does: its thread ends with the process."""
         if not run.ended:
-            log.warning("task.abandoned", task_type=run.task.task_type, id=run.id, attempt=run.task.attempt)
+            log.warning(LogEvent.TASK_ABANDONED, task_type=run.task.task_type, id=run.id, attempt=run.task.attempt)
             self._end(run, Released("the worker was stopped, and the handler did not"))

@@ -11,6 +11,8 @@ import structlog
 from actors.worker.run import Run, Runs, Stop
 from schemas.worker import Worker
 from service.errors import Unavailable
+from service.log_events import LogEvent
+from service.metrics import Metrics
 from service.store.port import Beat, BeatReply, HeartbeatLink
 
 log = structlog.get_logger()
@@ -28,9 +30,10 @@ class Heartbeat:
         interval: timedelta,
         describe: Callable[[], Worker],
         on_paused: Callable[[Collection[str]], None],
+        metrics: Metrics,
     ) -> None:
         self._link, self._runs, self._interval = link, runs, interval.total_seconds()
-        self._describe, self._on_paused = describe, on_paused
+        self._describe, self._on_paused, self._metrics = describe, on_paused, metrics
         self._loop = asyncio.get_running_loop()
         self._markers: dict[str, datetime] = {}
         self._lock = threading.Lock()
@@ -73,8 +76,11 @@ class Heartbeat:
                 with self._lock:
                     for task_type, at in markers.items():
                         self._markers[task_type] = max(at, self._markers.get(task_type, at))
-                level = log.warning if isinstance(error, Unavailable) else log.error
-                level("heartbeat.failed", error=str(error), claims=len(claims))
+                self._metrics.heartbeats_failed.add()
+                if isinstance(error, Unavailable):
+                    log.warning(LogEvent.HEARTBEAT_FAILED, error=str(error), claims=len(claims))
+                else:
+                    log.exception(LogEvent.HEARTBEAT_CRASHED, error=str(error), claims=len(claims))
                 pause = REPEAT_SECONDS
                 continue
             pause = self._interval
@@ -98,7 +104,7 @@ class Heartbeat:
         for task_id in reply.lost:
             run = meant(task_id)
             if run is not None and not run.ended:
-                log.warning("claim.lost", task_type=run.task.task_type, id=task_id, fence=run.task.fence)
+                log.warning(LogEvent.CLAIM_LOST, task_type=run.task.task_type, id=task_id, fence=run.task.fence)
                 run.stop(Stop.LOST)
         for task_id in reply.cancel:
             run = meant(task_id)

@@ -4,7 +4,10 @@ import asyncio
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from opentelemetry.trace import Span
+
 from schemas.task import Task
+from service import traces
 from service.registry import Handler
 
 STUBBORN_SECONDS = 10.0
@@ -34,6 +37,9 @@ class Run:
     ended: bool = False
     """Its outcome is known, or of no interest any more."""
     started: float = field(default_factory=lambda: asyncio.get_running_loop().time())
+    claim: Span | None = None
+    span: Span | None = None
+    """Those of its claim and of itself, where traces are recorded."""
 
     @property
     def id(self) -> str:
@@ -43,6 +49,10 @@ class Run:
     def token(self) -> str:
         assert self.task.claim_token is not None
         return self.task.claim_token
+
+    @property
+    def trace_id(self) -> str | None:
+        return traces.trace_id(self.claim) if self.claim is not None else traces.trace_id_of(self.task.traceparent)
 
     def stop(self, why: Stop) -> None:
         """Cancel the handler, once."""

@@ -16,6 +16,8 @@ from schemas.task import Task, TaskStatus
 from service.broker.port import Broker
 from service.envelope import dead_letter, for_stored, waits_in_store
 from service.errors import StoreUnavailable
+from service.log_events import LogEvent
+from service.metrics import Metrics
 from service.states import RELAY_SLACK, Move, Seen, relay_at, settle
 from service.store.port import Changed, Refused, RelayMove, RunEnd, Settled, Settlement, Store
 
@@ -23,6 +25,9 @@ log = structlog.get_logger()
 
 MOST = 500
 """How many ends one bulk write takes."""
+_TAKEN = frozenset({*LogEvent.TASK_FINISHED.fields, "self", "method_name", "event", "level", "timestamp", "logger"})
+_TAKEN |= {"exception", "exc_info", "stack", "stack_info", "traceback"}
+"""What a result must not call its numbers in the log: these are of the line, or of the call that writes it."""
 
 
 @dataclass(slots=True)
@@ -42,8 +47,8 @@ class Settler(Actor):
 
     name = "settler"
 
-    def __init__(self, store: Store, broker: Broker, runs: Runs, worker: str) -> None:
-        self._store, self._broker, self._runs, self._worker = store, broker, runs, worker
+    def __init__(self, store: Store, broker: Broker, runs: Runs, metrics: Metrics, worker: str) -> None:
+        self._store, self._broker, self._runs, self._metrics, self._worker = store, broker, runs, metrics, worker
         self._mailbox: Mailbox[End] = Mailbox()
         self._stopping = False
 
@@ -74,7 +79,7 @@ class Settler(Actor):
                 pause = 0.2
             except StoreUnavailable as error:
                 # The claims stay renewed while the heartbeat gets through; if they go stale, the write will be refused.
-                log.warning("store.unavailable", error=str(error), waiting=len(ends) + len(self._mailbox))
+                log.warning(LogEvent.STORE_UNAVAILABLE, error=str(error), waiting=len(ends) + len(self._mailbox))
                 self._mailbox.put_back(ends)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 5.0)
@@ -132,8 +137,9 @@ class Settler(Actor):
 
     def _refused(self, end: End) -> None:
         self._forget(end.run)
+        self._metrics.writes_refused.add(end.run.task.task_type)
         log.warning(
-            "task.refused",
+            LogEvent.TASK_REFUSED,
             task_type=end.run.task.task_type,
             id=end.run.id,
             attempt=end.run.task.attempt,
@@ -192,7 +198,9 @@ class Settler(Actor):
         move, task = end.move, end.run.task
         assert move is not None
         status, event = _names(move)
-        counts = _counts(end.outcome)
+        self._metrics.tasks_finished.add(task.task_type, status)
+        self._metrics.run_seconds.observe(end.duration_ms / 1000, task.task_type)
+        counts = {name: number for name, number in _counts(end.outcome).items() if name not in _TAKEN}
         fields = {
             "task_type": task.task_type,
             "id": task.id,
@@ -201,16 +209,20 @@ class Settler(Actor):
             "status": status,
             "duration_ms": end.duration_ms,
             **({"reason": move.reason} if move.reason else {}),
-            **({"retry_at": move.retry_at.isoformat()} if move.retry_at and status == "retry" else {}),
+            **({"trace_id": trace_id} if (trace_id := end.run.trace_id) else {}),
         }
         if isinstance(end.outcome, Failed):
             fields |= {"error": end.outcome.error.message, "error_type": end.outcome.error.type}
             if end.outcome.reason == "timeout":
-                log.warning("task.timed_out", task_type=task.task_type, id=task.id, limit_seconds=task.timeout_seconds)
+                log.warning(
+                    LogEvent.TASK_TIMED_OUT, task_type=task.task_type, id=task.id, limit_seconds=task.timeout_seconds
+                )
         if status == "dead_letter":
+            self._metrics.dead_letters.add(task.task_type)
             trace = end.outcome.error.traceback if isinstance(end.outcome, Failed) else None
-            log.error("task.failed", **fields, traceback=trace)
-        log.info("task.finished", **fields, **{key: value for key, value in counts.items() if key not in fields})
+            log.error(LogEvent.TASK_FAILED, **fields, traceback=trace)
+        retry = {"retry_at": move.retry_at.isoformat()} if move.retry_at and status == "retry" else {}
+        log.info(LogEvent.TASK_FINISHED, **counts, **fields, **retry)
         self._broker.emit(
             lambda: Event(
                 event=event,

@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import structlog
 
+from actors.dead_letters import RESOURCE as DEAD_LETTERS
 from actors.supervisor import Supervisor
 from actors.worker.context import Resources
 from actors.worker.handler import HandlerActor, slots_of
@@ -21,7 +22,10 @@ from schemas.event import ControlCommand, ControlMessage
 from schemas.worker import Worker as WorkerRecord
 from service.broker.port import Broker
 from service.client import Client
+from service.dead_letters import DeadLetters
 from service.errors import ConfigError, StoreUnavailable
+from service.log_events import LogEvent
+from service.metrics import Metrics
 from service.registry import Handler, Registry
 from service.settings import Settings
 from service.store.port import Store
@@ -45,6 +49,7 @@ class Worker:
         broker: Broker,
         registry: Registry,
         client: Client,
+        metrics: Metrics,
         roles: Collection[str],
     ) -> None:
         self.id = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:6]}"
@@ -52,11 +57,12 @@ class Worker:
         self.handlers: dict[str, HandlerActor] = {}
         self._settings, self._store, self._broker = settings, store, broker
         self._registry, self._client, self._roles = registry, client, sorted(roles)
+        self._metrics = metrics
         self._chosen = _choose(registry, settings.types)
         self._started_at = store.clock.now()
         self._consuming, self._settling = Supervisor(), Supervisor()
         self._stack = AsyncExitStack()
-        self._settler = Settler(store, broker, self.runs, self.id)
+        self._settler = Settler(store, broker, self.runs, metrics, self.id)
         self._heartbeat: Heartbeat | None = None
         self._paused: Collection[str] = ()
 
@@ -67,12 +73,18 @@ class Worker:
     async def start(self) -> None:
         """Beat once, open the resources, then consume. Raises what a resource raises, and StoreUnavailable."""
         heartbeat = Heartbeat(
-            self._store.claims.heartbeat(), self.runs, self._settings.heartbeat, self._describe, self._set_paused
+            self._store.claims.heartbeat(),
+            self.runs,
+            self._settings.heartbeat,
+            self._describe,
+            self._set_paused,
+            self._metrics,
         )
         # First of all, for it alone is tried again when the store is away.
         await heartbeat.first()
         self._heartbeat = heartbeat
         resources = await self._open_resources()
+        own = Resources({DEAD_LETTERS: DeadLetters(self._store, self._client, self._registry)})
         # A thread for every slot: a run never waits for one while its time limit counts.
         slots = sum(slots_of(handler, self._settings) for handler in self._chosen if not handler.is_async)
         threads = ThreadPoolExecutor(max_workers=max(1, slots), thread_name_prefix=HANDLER_THREADS)
@@ -84,19 +96,20 @@ class Worker:
                 store=self._store,
                 broker=self._broker,
                 client=self._client,
+                metrics=self._metrics,
                 settings=self._settings,
                 runs=self.runs,
                 settler=self._settler,
                 heartbeat=heartbeat,
                 threads=threads,
-                resources=resources,
+                resources=own if handler.internal else resources,
             )
         self._set_paused(self._paused)
         heartbeat.start()
         self._settling.start(self._settler)
         for actor in self.handlers.values():
             self._consuming.start(actor)
-        log.info("worker.started", worker=self.id, task_types=[handler.task_type for handler in self._chosen])
+        log.info(LogEvent.WORKER_STARTED, worker=self.id, task_types=[handler.task_type for handler in self._chosen])
 
     async def _open_resources(self) -> Resources:
         opened = Resources()
@@ -105,6 +118,17 @@ class Worker:
                 asynccontextmanager(resource.open)(self._settings)
             )
         return opened
+
+    def measure(self) -> None:
+        """Set the gauges of this moment."""
+        for task_type, actor in self.handlers.items():
+            self._metrics.tasks_running.set(actor.running, task_type)
+            self._metrics.slots.set(actor.slots, task_type)
+
+    @property
+    def deaf(self) -> list[str]:
+        """The task types that this worker should be fed and is not."""
+        return [task_type for task_type, actor in self.handlers.items() if actor.deaf]
 
     async def stop(self) -> None:
         """Drain: consumers first, then what runs may finish within the grace while its claims stay renewed, then it is
@@ -126,10 +150,10 @@ class Worker:
         try:
             await self._store.workers.forget(self.id)
         except StoreUnavailable as error:
-            log.warning("store.unavailable", error=str(error))
+            log.warning(LogEvent.STORE_UNAVAILABLE, error=str(error))
         await self._stack.aclose()
         log.info(
-            "worker.stopped",
+            LogEvent.WORKER_STOPPED,
             worker=self.id,
             released=interrupted,
             left_running=len(stubborn),
@@ -188,4 +212,6 @@ def _choose(registry: Registry, types: Collection[str]) -> list[Handler]:
         if handler is None:
             known = ", ".join(sorted(handler.task_type for handler in registry))
             raise ConfigError(f"VERGER_TYPES names {name!r}, which no loaded module handles; there are: {known}")
+    # Ours are taken by every worker: nobody starts one for them.
+    chosen += [handler for handler in registry if handler.internal]
     return list(dict.fromkeys(handler for handler in chosen if handler is not None))

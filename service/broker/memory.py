@@ -13,9 +13,11 @@ import structlog
 from structlog.typing import FilteringBoundLogger
 
 from schemas.event import ControlMessage, Event
-from service.broker.port import DEAD, INTAKE, Broker, Consumer, Delivery, Publication
+from schemas.queue import Queue, Queues
+from service.broker.port import DEAD, INTAKE, Broker, Consumer, Delivery, Listening, Publication
 from service.clock import Clock
 from service.errors import BrokerUnavailable, ConfigError
+from service.log_events import LogEvent
 
 DEAD_LETTERS_MOST = 10_000
 
@@ -77,7 +79,7 @@ class MemoryConsumer(Consumer):
         try:
             self._on_delivery(delivery)
         except Exception:
-            self._broker.log.exception("consumer.callback_failed", queue=self._queue.name)
+            self._broker.log.exception(LogEvent.CONSUMER_CALLBACK_FAILED, queue=self._queue.name)
 
     async def ack(self, deliveries: Sequence[Delivery]) -> None:
         self._take_back(deliveries)
@@ -161,6 +163,24 @@ class MemoryBroker(Broker):
             return len(self._dead)
         return len(self._queues[queue].waiting) if queue in self._queues else 0
 
+    async def look(self) -> Queues:
+        self._require_open()
+        types = sorted(name for name in self._queues if name != INTAKE)
+        return Queues(
+            queues=[
+                Queue(
+                    task_type=name,
+                    name=name,
+                    ready=len(self._queues[name].waiting),
+                    consumers=len(self._queues[name].consumers),
+                )
+                for name in types
+            ],
+            delayed=len(self._timers),
+            intake=len(self._queues[INTAKE].waiting),
+            dead_letters=len(self._dead),
+        )
+
     def emit(self, make: Callable[[], Event]) -> None:
         if self._event_callbacks:
             self._call_soon(self._event_callbacks, make())
@@ -170,9 +190,15 @@ class MemoryBroker(Broker):
         """Always 0: what is handed over in the process needs no buffer."""
         return 0
 
-    def subscribe_events(self, callback: Callable[[Event], None]) -> None:
-        """Call back for each event; several callbacks may be given. They must not block and must not raise."""
-        self._event_callbacks.append(callback)
+    async def listen(self, on_event: Callable[[Event], None], on_gap: Callable[[], None]) -> Listening:
+        self._require_open()
+        self._event_callbacks.append(on_event)
+
+        async def close() -> None:
+            if on_event in self._event_callbacks:
+                self._event_callbacks.remove(on_event)
+
+        return Listening(close)
 
     async def send_control(self, message: ControlMessage) -> None:
         self._call_soon(self._control_callbacks, message)

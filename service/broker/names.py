@@ -49,3 +49,7 @@ class Names:
     def control_queue(self, token: str) -> str:
         """The queue of one process behind ``control``; ``token`` tells it from all others."""
         return f"{self.prefix}.control.{token}"
+
+    def events_queue(self, token: str) -> str:
+        """The queue of one listener behind ``events``."""
+        return f"{self.prefix}.events.{token}"

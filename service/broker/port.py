@@ -2,12 +2,13 @@
 truth."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Protocol
 
 from schemas.event import ControlMessage, Event
+from schemas.queue import Queues
 
 STORED = "verger-stored"
 """Header ``1``: the task has a record already, so no record may be made from the message (P2)."""
@@ -87,6 +88,13 @@ class Consumer(Protocol):
         """Whether the broker still feeds this subscription, as far as this side can know."""
 
 
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """One listener for events, until it is closed; never raises Unavailable."""
+
+    close: Callable[[], Awaitable[None]]
+
+
 class Broker(Protocol):
     """Publish, consume, look.
 
@@ -135,6 +143,13 @@ class Broker(Protocol):
         """
 
     @abstractmethod
+    async def look(self) -> Queues:
+        """Every queue, for people. A question to the server for each: nothing to ask all the time.
+
+        Raises BrokerUnavailable.
+        """
+
+    @abstractmethod
     def emit(self, make: Callable[[], Event]) -> None:
         """Send an event: unconfirmed, best effort, never waits. A full buffer drops it before it is made, and counts
         (``events_dropped``)."""
@@ -144,12 +159,31 @@ class Broker(Protocol):
     def events_dropped(self) -> int: ...
 
     @abstractmethod
+    async def listen(self, on_event: Callable[[Event], None], on_gap: Callable[[], None]) -> "Listening":
+        """Call back for each event that any process emits from now on, as far as this broker reaches.
+
+        Best effort: events that were dropped are not known here, and a listener that is too slow loses the oldest.
+        ``on_gap`` follows each interruption, during which events may have been missed; the adapter listens again by
+        itself. Both are called in the event loop's thread, and must not block. Raises BrokerUnavailable.
+        """
+
+    @abstractmethod
     async def send_control(self, message: ControlMessage) -> None:
         """Tell every process, this one included. Best effort; never raises Unavailable."""
 
     @abstractmethod
     def on_control(self, callback: Callable[[ControlMessage], None]) -> None:
         """Call back for each control message; several callbacks may be given. Before or after ``open``."""
+
+    @property
+    def errors(self) -> int:
+        """How many connections were lost or could not be made, and how many publishes were not confirmed."""
+        return 0
+
+    @property
+    def reconnects(self) -> int:
+        """How many connections were made again."""
+        return 0
 
     @property
     def server(self) -> str:

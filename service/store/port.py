@@ -10,11 +10,13 @@ that even the reading failed. Instants that order claims come from the store's c
 
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
-from schemas.schedule import Schedule
+from schemas.access import AuditEntry, AuditPage
+from schemas.dead_letter import DeadGroups
+from schemas.schedule import Schedule, Skip
 from schemas.task import Progress, Task, TaskStatus
 from schemas.worker import TaskTypeState, Worker
 from service.clock import StoreClock
@@ -204,11 +206,26 @@ class TaskFilter:
     task_type: str | None = None
     schedule_id: str | None = None
     tenant_id: str | None = None
+    created_from: datetime | None = None
+    created_to: datetime | None = None
+    """Created from the one on, and before the other."""
+    finished_from: datetime | None = None
+    finished_to: datetime | None = None
+    """The same for the end; only finished tasks have one."""
+    error: str | None = None
+    """Part of the last error's type or message, in any case of letters."""
+
+
+SCANNED = 10_000
+"""How many tasks a page looks at, at most, where no index serves a part of the filter."""
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some tasks, newest first, and where the next page starts; None: nowhere."""
+    """Some tasks, newest first, and where the next page starts; None: nowhere.
+
+    It may hold fewer than were asked for, even none, and still have a next one.
+    """
 
     tasks: list[Task]
     cursor: str | None
@@ -237,29 +254,82 @@ class Tasks(Protocol):
 
     @abstractmethod
     async def cancel(self, task_id: str, reason: str, *, force: bool = False) -> Task:
-        """Pending: cancelled at once. Running: asked to stop, and ``again`` unset (P5). Finished: unchanged.
+        """Pending: cancelled at once. Running: asked to stop, and ``again`` unset (P5).
 
-        Returns it as it then is. Raises NotFound.
+        Returns it as it then is. Raises NotFound; Conflict when it has finished.
         """
 
     @abstractmethod
-    async def replay(self, task_id: str, relay_at: datetime) -> Task:
+    async def replay(
+        self, task_id: str, relay_at: datetime, *, body: dict[str, Any] | None = None, note: str | None = None
+    ) -> Task:
         """A dead letter back to pending with fresh attempts, history kept (P13).
+
+        ``body`` replaces the task's; its checkpoint, which belongs to the other body, goes, and a live key made of the
+        body is made anew. ``note`` is for the history.
 
         Raises NotFound; Conflict when it is no dead letter, is not on the dead-letter exchange yet, or its live key is
         taken.
         """
 
     @abstractmethod
+    async def owner(self, live_key: str) -> Task | None:
+        """The task that is pending or running under this live key."""
+
+    @abstractmethod
+    async def standing_for(self, task_id: str) -> Task | None:
+        """The task that noted a request under this id, which made no task of its own; the newest of them."""
+
+    @abstractmethod
     async def find(self, which: TaskFilter, *, limit: int, cursor: str | None = None) -> Page:
         """Newest first; by creation, or with a status by when it got there: pending by when relay looks at it next.
 
-        Raises InvalidInput for a cursor that is none.
+        With ``finished_from`` or ``finished_to`` and no status: the finished ones, by their end.
+
+        An index serves the status, the type, the schedule (with it, not the status), and the time that orders the list.
+        For anything else the page looks at ``SCANNED`` tasks at most, and ends where it stopped. Raises InvalidInput
+        for a cursor that is none.
         """
 
     @abstractmethod
     async def counts(self) -> dict[str, dict[TaskStatus, int]]:
         """Task type → status → how many. Costs a key of an index for each task: nothing to ask all the time."""
+
+
+# ---- dead letters ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class DeadFilter:
+    """Which dead letters; None: any."""
+
+    task_type: str | None = None
+    fingerprint: str | None = None
+    until: datetime | None = None
+    """Dead since then, or longer."""
+
+
+class DeadLetters(Protocol):
+    """The dead letters as a heap: found and counted by what went wrong, and thrown away."""
+
+    @abstractmethod
+    async def find(self, which: DeadFilter, *, limit: int, cursor: str | None = None) -> Page:
+        """Newest first. Raises InvalidInput for a cursor that is none."""
+
+    @abstractmethod
+    async def count(self, which: DeadFilter, most: int) -> int:
+        """How many, counted up to ``most``: a key of an index for each."""
+
+    @abstractmethod
+    async def groups(self, which: DeadFilter, *, newest: int, most: int) -> DeadGroups:
+        """The newest ``newest`` of them by fingerprint and type: the ``most`` largest groups, largest first."""
+
+    @abstractmethod
+    async def discard(self, task_ids: Collection[str], reason: str) -> set[str]:
+        """Dead letters that are on their exchange become cancelled, ``discarded``, by compare-and-set; which did.
+
+        They end anew now, and so are kept as long as whatever is cancelled. ``reason`` is for the history.
+        """
 
 
 # ---- upkeep: what the scheduler does with them -----------------------------------------------------------------------
@@ -348,7 +418,8 @@ class Upkeep(Protocol):
         """
 
     @abstractmethod
-    async def set_paused(self, task_type: str, paused: bool) -> None: ...
+    async def set_paused(self, task_type: str, paused: bool, *, by: str | None = None) -> None:
+        """With the time and ``by`` whom; a type that is paused already keeps both."""
 
 
 # ---- schedules -------------------------------------------------------------------------------------------------------
@@ -363,7 +434,8 @@ class FireClaim:
     fire_at: datetime | None
     """None: every due instant was a misfire; only the next time is set."""
     next_fire_at: datetime | None
-    skipped: Mapping[str, int] = field(default_factory=dict)
+    skip: Skip | None = None
+    """Due instants that it passes over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -373,7 +445,8 @@ class FireEnd:
     schedule: Schedule
     """With ``firing`` as held."""
     task_id: str | None
-    skipped: Mapping[str, int] = field(default_factory=dict)
+    skip: Skip | None = None
+    """The fire itself, if it made no task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -391,21 +464,29 @@ class Schedules(Protocol):
     """Schedules and their fires: any number of schedulers at once."""
 
     @abstractmethod
-    async def all(self) -> list[Schedule]: ...
+    async def all(self, *, recent: bool = False) -> list[Schedule]:
+        """By id; with their recent runs and skips only if asked for: these are most of a record."""
 
     @abstractmethod
     async def get(self, schedule_id: str) -> Schedule | None: ...
 
     @abstractmethod
-    async def write(self, put: Sequence[Schedule], delete: Sequence[Schedule] = ()) -> None:
+    async def revision(self) -> int:
+        """Of the whole set: each ``write`` increments it. Read it before the set itself."""
+
+    @abstractmethod
+    async def write(
+        self, put: Sequence[Schedule], delete: Sequence[Schedule] = (), *, revision: int | None = None
+    ) -> None:
         """Create or replace by compare-and-set on ``revision`` (0: must not exist), all or nothing.
 
-        What the engine keeps of a schedule (``firing``, last runs, counts) stays. Raises Conflict.
+        What the engine keeps of a schedule (``firing``, last runs, counts) stays. ``revision``: the whole set is as it
+        was when this was read, also in what is not written here. Raises Conflict.
         """
 
     @abstractmethod
     async def upcoming(self, limit: int) -> list[Schedule]:
-        """Enabled schedules without an open ``firing``, soonest first."""
+        """Enabled schedules without an open ``firing``, soonest first; without what is recent, as in ``all``."""
 
     @abstractmethod
     async def begin_fires(self, fires: Sequence[FireClaim], by: str) -> list[Schedule]:
@@ -413,7 +494,7 @@ class Schedules(Protocol):
 
     @abstractmethod
     async def open_fires(self) -> list[Schedule]:
-        """Schedules with a ``firing``, oldest first."""
+        """Schedules with a ``firing``, oldest first; without what is recent, as in ``all``."""
 
     @abstractmethod
     async def take_over(self, schedule: Schedule, by: str) -> Schedule | None:
@@ -425,6 +506,13 @@ class Schedules(Protocol):
     @abstractmethod
     async def record_runs(self, ends: Sequence[RunEnd]) -> None:
         """Note how scheduled tasks ended; an older run never overwrites a newer one."""
+
+    @abstractmethod
+    async def mark_overdue(self, schedule: Schedule, since: datetime | None) -> bool:
+        """Compare-and-set of ``overdueSince`` (None: not any more); True: this caller did it, and tells of it.
+
+        Compares what was read of ``overdueSince``, the last success and the revision.
+        """
 
 
 class Workers(Protocol):
@@ -440,15 +528,32 @@ class Workers(Protocol):
     async def prune(self, seen_before: datetime) -> int: ...
 
 
+class Audit(Protocol):
+    """Who changed what: written once, never changed."""
+
+    @abstractmethod
+    async def note(self, entry: AuditEntry) -> None: ...
+
+    @abstractmethod
+    async def find(self, *, limit: int, cursor: str | None = None) -> AuditPage:
+        """Newest first. Raises InvalidInput for a cursor that is none."""
+
+    @abstractmethod
+    async def prune(self, before: datetime, limit: int) -> int:
+        """Delete at most ``limit`` entries that are older; how many."""
+
+
 class Store(Protocol):
     """The whole port."""
 
     clock: StoreClock
     claims: Claims
     tasks: Tasks
+    dead: DeadLetters
     upkeep: Upkeep
     schedules: Schedules
     workers: Workers
+    audit: Audit
 
     @abstractmethod
     async def open(self) -> None:
@@ -459,6 +564,11 @@ class Store(Protocol):
 
     @abstractmethod
     async def close(self) -> None: ...
+
+    @property
+    @abstractmethod
+    def errors(self) -> int:
+        """How many answers were errors, or late; those that a repetition made good count too."""
 
     @abstractmethod
     async def sync_clock(self) -> None:

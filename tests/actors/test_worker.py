@@ -1,21 +1,28 @@
 """What a worker does with handlers of all kinds; in one process, with the in-process broker and a real store."""
 
 import asyncio
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from actors.testing import Verger, sandbox
 from actors.worker.run import Stop
 from schemas.task import Task, TaskStatus
 from service.broker.port import Publication
+from service.client import NewTask
 from service.errors import Conflict, InvalidInput
 
 
 async def done(verger: Verger, task: Task) -> Task:
     await verger.run_until_idle()
     return await verger.client.get(task.id)
+
+
+async def reread(verger: Verger, tasks: Sequence[Task]) -> list[Task]:
+    return [await verger.client.get(task.id) for task in tasks]
 
 
 async def started(verger: Verger, task: Task) -> None:
@@ -271,3 +278,45 @@ async def test_wait_says_when_it_takes_too_long(verger: Verger) -> None:
 
     with pytest.raises(TimeoutError):
         await verger.client.wait(task.id, timedelta(seconds=0.1))
+
+
+async def test_numbers_of_a_result_that_are_called_like_parts_of_a_log_line_harm_nobody(verger: Verger) -> None:
+    with capture_logs() as lines:
+        task = await verger.client.enqueue("test.odd", {"kind": "numbers"})
+        finished = await done(verger, task)
+        await verger.run_until_idle()
+
+    assert (finished.status, finished.attempt, finished.result["rows"]) == (TaskStatus.COMPLETED, 1, 7)
+    (line,) = [line for line in lines if line["event"] == "task.finished"]
+    assert (line["id"], line["rows"], line["log_level"]) == (task.id, 7, "info")
+    assert not [line for line in lines if line["event"] == "actor.crashed"]
+
+
+async def test_short_runs_are_claimed_ahead_and_never_more_run_than_there_are_slots(verger: Verger) -> None:
+    tasks = await verger.client.enqueue_many([NewTask("test.single", {"value": n}) for n in range(80)])
+    await verger.run_until_idle()
+
+    kept = await reread(verger, tasks)
+    marks = verger.app.store._database.client[verger.app.settings.database]["marks"].find().sort("_id", 1)
+    assert {(task.status, task.attempt) for task in kept} == {(TaskStatus.COMPLETED, 1)}
+    assert len({task.claim_token for task in kept}) < len(kept)
+    assert [mark["what"] async for mark in marks] == ["start", "end"] * 80
+
+
+async def test_what_waits_behind_a_run_that_is_not_short_is_given_back(verger: Verger) -> None:
+    await verger.client.enqueue_many([NewTask("test.single", {"value": n}) for n in range(40)])
+    await verger.run_until_idle()
+
+    long, *behind = await verger.client.enqueue_many(
+        [NewTask("test.single", {"seconds": 60 * (n == 0), "value": f"{n}"}) for n in range(6)]
+    )
+
+    async with asyncio.timeout(20):
+        while not (given_back := [task for task in await reread(verger, behind) if task.history]):
+            await asyncio.sleep(0.02)
+    assert {(entry.event, entry.reason) for task in given_back for entry in task.history} == {
+        ("released", "no slot became free")
+    }
+    await verger.client.cancel(long.id, force=True)
+    await verger.run_until_idle()
+    assert {(task.status, task.attempt) for task in await reread(verger, behind)} == {(TaskStatus.COMPLETED, 1)}

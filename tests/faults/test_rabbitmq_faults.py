@@ -508,6 +508,33 @@ async def test_events_wait_for_the_connection_and_are_dropped_beyond_the_buffer(
         await eventually(lambda: _count(channel, queue), 10)
 
 
+async def test_a_listener_is_told_of_an_interruption_and_hears_again_after_it(
+    make: Make, rabbit_server: RabbitServer
+) -> None:
+    broker, sender = await make(), await make()
+    heard, gaps = asyncio.Queue[Event](), asyncio.Queue[None]()
+    await broker.listen(heard.put_nowait, lambda: gaps.put_nowait(None))
+
+    async def again() -> None:
+        """An event is heard that was sent just now."""
+        async with asyncio.timeout(30):
+            while heard.empty():
+                sender.emit(lambda: Event(event=EventName.TASK_STARTED, at=datetime.now(UTC)))
+                await asyncio.sleep(0.05)
+        while not heard.empty():
+            heard.get_nowait()
+
+    await again()
+    assert gaps.empty()
+    rabbit_server.kill()
+    await asyncio.wait_for(gaps.get(), 20)
+    while not heard.empty():
+        heard.get_nowait()
+    await rabbit_server.restart()
+
+    await again()
+
+
 async def _count(channel: Any, queue: str) -> int:
     return int(channel.queue_declare(queue, passive=True).method.message_count)
 

@@ -9,7 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +31,18 @@ STALE_SECONDS = 3
 
 
 class Process:
-    """A child process whose log lines are read afterwards."""
+    """A child process, or one with children of its own, whose log lines are read afterwards."""
 
-    def __init__(self, roles: str, environment: Mapping[str, str], log: Path) -> None:
+    def __init__(self, roles: str, environment: Mapping[str, str], log: Path, processes: int = 1) -> None:
         self.log_file = log
+        program = ["tests.promises.process", roles]
+        if processes > 1:
+            program = ["actors.cli", "run", "--roles", roles, "--processes", str(processes)]
         with log.open("ab") as output:
             self._child = subprocess.Popen(
-                ending_with_parent(sys.executable, "-W", "error", "-m", "tests.promises.process", roles),
+                ending_with_parent(sys.executable, "-W", "error", "-m", *program),
                 cwd=ROOT,
-                env={**os.environ, **environment},
+                env={**os.environ, "PYTHONWARNINGS": "error", **environment},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -50,6 +53,12 @@ class Process:
         return self._child.pid
 
     @property
+    def children(self) -> list[int]:
+        """Their process ids, without those whose end it has told."""
+        died = [line["pid"] for line in self.events("process.died")]
+        return [line["pid"] for line in self.events("process.started") if line["pid"] not in died]
+
+    @property
     def alive(self) -> bool:
         return self._child.poll() is None
 
@@ -58,6 +67,7 @@ class Process:
             self._child.send_signal(number)
 
     def kill(self) -> None:
+        """Itself alone."""
         self.signal(signal.SIGKILL)
         self._child.wait()
 
@@ -114,20 +124,29 @@ class Installation:
     async def close(self) -> None:
         for process in self.processes:
             process.signal(signal.SIGCONT)
+            left = process.children if process.alive else []
             process.kill()
+            for child in left:
+                with suppress(ProcessLookupError):
+                    os.kill(child, signal.SIGKILL)
         await self._stack.aclose()
 
     async def start(
-        self, roles: str = "worker", *, ready: bool = True, environment: Mapping[str, str] | None = None
+        self,
+        roles: str = "worker",
+        *,
+        ready: bool = True,
+        environment: Mapping[str, str] | None = None,
+        processes: int = 1,
     ) -> Process:
-        """Start a process, and wait until it says that it has started."""
-        process = Process(
-            roles, {**self.environment, **(environment or {})}, self.folder / f"process-{len(self.processes)}.log"
-        )
+        """Start a process, with so many children if there are to be several, and wait until all say that they have
+        started."""
+        log = self.folder / f"process-{len(self.processes)}.log"
+        process = Process(roles, {**self.environment, **(environment or {})}, log, processes)
         self.processes.append(process)
         if ready:
             await self.until(
-                lambda: bool(process.events("verger.started")) or not process.alive, "the process to start"
+                lambda: len(process.events("verger.started")) >= processes or not process.alive, "the process to start"
             )
             assert process.alive, process.log()[-5:]
         return process
@@ -174,6 +193,11 @@ class Installation:
             seconds,
         )
         return await self.task(task_id)
+
+    def progress(self, task_id: str) -> dict[str, Any] | None:
+        """What the store says of it."""
+        found: dict[str, Any] | None = (self.tasks.find_one({"_id": task_id}) or {}).get("progress")
+        return found
 
     def describe(self) -> str:
         statuses = Counter(f"{task['taskType']} {task['status']}" for task in self.tasks.find())

@@ -156,6 +156,14 @@ def test_what_kubernetes_says_of_a_service_of_our_name_is_no_setting(
     load_settings()
 
 
+def test_what_kubernetes_says_of_a_service_called_verger_api_is_no_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VERGER_API_PORT", "tcp://10.0.0.1:80")
+    assert load_settings().api_port == 8080
+
+    monkeypatch.setenv("VERGER_API_PORT", "9090")
+    assert load_settings().api_port == 9090
+
+
 def test_every_setting_is_described() -> None:
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []
 

@@ -238,12 +238,12 @@ def test_a_source_is_a_short_text() -> None:
 def test_a_paused_schedule_has_no_next_fire_and_a_resumed_one_starts_from_now() -> None:
     schedule = stored()
 
-    asleep = paused(schedule)
+    asleep = paused(schedule, NOW)
     awake = resumed(asleep, NOW + timedelta(days=3))
 
     assert (asleep.enabled, asleep.next_fire_at) == (False, None)
     assert (awake.enabled, awake.next_fire_at) == (True, NOW + timedelta(days=3, hours=1))
-    assert paused(asleep) is asleep
+    assert paused(asleep, NOW) is asleep
     assert resumed(awake, NOW) is awake
 
 
@@ -294,7 +294,7 @@ def test_an_entry_and_back_loses_nothing(schedule: Schedule) -> None:
 
     again = to_schedule(to_entry(schedule), rules, NOW)
 
-    assert edited(schedule, again) is schedule
+    assert edited(schedule, again, NOW) is schedule
 
 
 def test_a_file_always_says_the_five_keys_and_others_only_where_they_say_something() -> None:
@@ -349,7 +349,9 @@ class FakeSchedules:
     async def get(self, schedule_id: str) -> Schedule | None:
         return self.kept.get(schedule_id)
 
-    async def write(self, put: list[Schedule], delete: tuple[Schedule, ...] = ()) -> None:
+    async def write(
+        self, put: list[Schedule], delete: tuple[Schedule, ...] = (), *, revision: int | None = None
+    ) -> None:
         if self.quicker:
             self.quicker -= 1
             raise Conflict("changed meanwhile")
@@ -399,9 +401,9 @@ async def test_pause_and_resume_try_again_when_somebody_was_quicker() -> None:
     table, kept, client = over(stored())
     kept.quicker = 1
 
-    assert not (await table.set_enabled("hourly", False)).enabled
-    assert not (await table.set_enabled("hourly", False)).enabled
-    assert (await table.set_enabled("hourly", True)).next_fire_at == NOW + timedelta(hours=1)
+    assert not (await table.set_enabled("hourly", False)).after.enabled
+    assert not (await table.set_enabled("hourly", False)).after.enabled
+    assert (await table.set_enabled("hourly", True)).after.next_fire_at == NOW + timedelta(hours=1)
     assert client.told == 2
 
     kept.quicker = 99

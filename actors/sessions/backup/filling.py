@@ -16,6 +16,7 @@ from actors.sessions.backup.space import NotEnoughSpace
 from actors.sessions.backup.sqlite import SqliteDamaged, copy_sqlite, measure as measure_sqlite
 from actors.sessions.blocking import in_thread
 from actors.sessions.database import Client
+from service.log_events import LogEvent
 
 FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT})
 FAILURES = (PyMongoError, OSError, sqlite3.Error, SqliteDamaged, RecursionError)
@@ -88,7 +89,7 @@ class Source:
             if problem is None:
                 filled.held.append((kind, name))
             else:
-                self._log.warning("target.failed", kind=kind, name=name, error=problem)
+                self._log.warning(LogEvent.TARGET_FAILED, kind=kind, name=name, error=problem)
                 filled.failures.append(Failure(target=f"{kind} {name}", error=problem))
         return filled
 

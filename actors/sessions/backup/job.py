@@ -20,6 +20,7 @@ from actors.sessions.backup.space import check_space
 from actors.sessions.backup.verify import verify_members
 from schemas.base import Model
 from service.errors import Conflict, VergerError
+from service.log_events import LogEvent
 from service.settings import Settings
 
 PASSES = 3
@@ -118,7 +119,9 @@ class _Run:
                     return BackupResult(skipped=1, reason=str(error))
             backups, damaged = await self._shelf.backups()
             for problem in damaged:
-                self._ctx.log.warning("backup.damaged", problem=problem, fix="look at it, then remove its folder")
+                self._ctx.log.warning(
+                    LogEvent.BACKUP_DAMAGED, problem=problem, fix="look at it, then remove its folder"
+                )
             today = covered(backups, self._targets, self._ctx.now())
             if today is not None and not self._params.force:
                 return BackupResult(backup=today.manifest.id, skipped=1, reason="today's backup exists")
@@ -138,7 +141,7 @@ class _Run:
             draft = Draft(folder, previous, self._params.preset, self._advance, self._ctx.log)
             manifest = await self._fill(draft, name, created_at)
             backup = await self._shelf.publish(folder, manifest)
-        self._ctx.log.info("backup.published", backup=name, folder=str(backup.folder))
+        self._ctx.log.info(LogEvent.BACKUP_PUBLISHED, backup=name, folder=str(backup.folder))
         rotated, refused = await self._rotate([backup, *backups])
         if manifest.failures:
             raise BackupIncomplete(f"backup {name} {_lacks(manifest)}")
@@ -169,7 +172,7 @@ class _Run:
         allowed = self._params.max_delete_ratio * len(backups)
         if len(going) > allowed and not self._params.force_rotation:
             self._ctx.log.warning(
-                "rotation.refused",
+                LogEvent.ROTATION_REFUSED,
                 would_remove=len(going),
                 of=len(backups),
                 fix="set forceRotation once, if it is meant",
@@ -177,7 +180,7 @@ class _Run:
             return 0, len(going)
         for backup in going:
             await self._shelf.remove(backup)
-            self._ctx.log.info("backup.removed", backup=backup.manifest.id)
+            self._ctx.log.info(LogEvent.BACKUP_REMOVED, backup=backup.manifest.id)
         return len(going), 0
 
     async def _advance(self, size: int) -> None:

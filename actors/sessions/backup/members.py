@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 
 from actors.sessions.backup.manifest import Backup, Kind, Member
 from actors.sessions.blocking import Advance, Steps, in_steps, in_thread, open_below
+from service.log_events import LogEvent
 
 STEP_BYTES = 1024 * 1024
 SPOOL = "spool"
@@ -77,12 +78,14 @@ class Draft:
         try:
             digest, size = await in_steps(_hash_member(old.folder, known), self.advance)
             if (digest, size) != (known.file_sha256, known.file_bytes):
-                self._log.warning("member.damaged", backup=old.manifest.id, file=known.file, fix="it is written again")
+                self._log.warning(
+                    LogEvent.MEMBER_DAMAGED, backup=old.manifest.id, file=known.file, fix="it is written again"
+                )
                 return None
             await in_thread(os.link, old.folder / known.file, self.folder / member.file, follow_symlinks=False)
         except OSError as error:
             # Gone, or a file system without links, or with no room for another one.
-            self._log.info("member.unlinkable", backup=old.manifest.id, file=known.file, error=str(error))
+            self._log.info(LogEvent.MEMBER_UNLINKABLE, backup=old.manifest.id, file=known.file, error=str(error))
             return None
         return member.model_copy(
             update={"file_sha256": known.file_sha256, "file_bytes": known.file_bytes, "linked_from": old.manifest.id}

@@ -35,13 +35,16 @@ class Admin:
         """A round trip. Raises BrokerUnavailable."""
         await self._ask("ping", lambda channel: channel.basic_qos(prefetch_count=0))
 
-    async def message_count(self, queue: str) -> int | None:
-        """How many messages are ready in this queue; None if there is no such queue. Raises BrokerUnavailable."""
+    async def look(self, queue: str) -> tuple[int, int] | None:
+        """How many messages are ready in this queue, and how many consume it; None if there is no such queue.
+
+        Raises BrokerUnavailable.
+        """
         try:
             found = await self._ask(f"queue {queue!r}", lambda channel: channel.queue_declare(queue, passive=True))
         except ChannelNotFoundEntity:
             return None
-        return found.message_count or 0
+        return found.message_count or 0, found.consumer_count or 0
 
     async def redeclare(self) -> None:
         """Declare everything anew, but not twice a second: many may notice the same loss.

@@ -15,20 +15,23 @@ from aiormq.abc import AbstractConnection
 from structlog.typing import FilteringBoundLogger
 
 from schemas.event import ControlMessage, Event
+from schemas.queue import Queue, Queues
 from service.broker.names import Names
-from service.broker.port import DEAD, INTAKE, Broker, Consumer, Delivery, Publication
+from service.broker.port import DEAD, DELAY_LADDER, INTAKE, Broker, Consumer, Delivery, Listening, Publication
 from service.broker.rabbitmq.address import parse_address
 from service.broker.rabbitmq.admin import Admin
 from service.broker.rabbitmq.consumer import RabbitConsumer
-from service.broker.rabbitmq.control import ControlFeed
+from service.broker.rabbitmq.control import read_control
 from service.broker.rabbitmq.driver import RPC_SECONDS, bounded, whenever_done
-from service.broker.rabbitmq.events import EventSender
+from service.broker.rabbitmq.events import EventSender, read_event
 from service.broker.rabbitmq.link import Link
+from service.broker.rabbitmq.listener import Listener
 from service.broker.rabbitmq.publisher import Publisher
-from service.broker.rabbitmq.topology import declare, topology
+from service.broker.rabbitmq.topology import control_queue, declare, event_queue, topology
 from service.broker.rabbitmq.wire import Outgoing
 from service.clock import Clock
 from service.errors import BrokerUnavailable, ConfigError
+from service.log_events import LogEvent
 
 FLUSH_SECONDS = 0.5
 """How long ``close`` waits for the last events."""
@@ -52,9 +55,19 @@ class RabbitBroker(Broker):
         self._publishing = Link(self._address, "publishing", self._ready_to_publish, self._not_publishing, self._log)
         self._consuming = Link(self._address, "consuming", self._declare, lambda: None, self._log)
         self._admin = Admin(self._consuming, self._address, self._declare)
-        self._control = ControlFeed(
-            self._consuming, self._address, names, self._receive_control, self._redeclare, self._log
+        self._control = Listener(
+            self._consuming,
+            self._address,
+            names.control,
+            "",
+            names.control_queue,
+            control_queue(),
+            read_control(self._receive_control, self._log),
+            lambda: None,
+            self._redeclare,
+            self._log,
         )
+        self._event_listeners: set[Listener] = set()
 
     async def open(self, types: Mapping[str, Sequence[str]]) -> None:
         self._types = {task_type: tuple(aliases) for task_type, aliases in types.items()}
@@ -71,7 +84,9 @@ class RabbitBroker(Broker):
         if self._repairing is not None:
             self._repairing.cancel()
         consumers, self._consumers = self._consumers, set()
-        await asyncio.gather(self._control.forsake(), *(consumer.forsake() for consumer in consumers))
+        listeners, self._event_listeners = self._event_listeners, set()
+        forsaken = [*(consumer.forsake() for consumer in consumers), *(each.forsake() for each in listeners)]
+        await asyncio.gather(self._control.forsake(), *forsaken)
         await asyncio.gather(self._publishing.close(), self._consuming.close())
 
     async def publish(self, publications: Sequence[Publication]) -> list[bool]:
@@ -95,14 +110,32 @@ class RabbitBroker(Broker):
         return consumer
 
     async def depth(self, queue: str) -> int:
+        return (await self._look_at(self._queue_name(queue), queue in self._types or queue in {INTAKE, DEAD}))[0]
+
+    async def look(self) -> Queues:
+        queues = []
+        for task_type in sorted(self._types):
+            name = self._names.queue(task_type)
+            ready, consumers = await self._look_at(name)
+            queues.append(Queue(task_type=task_type, name=name, ready=ready, consumers=consumers))
+        delays = [(await self._look_at(self._names.delay(step)))[0] for step in DELAY_LADDER]
+        return Queues(
+            queues=queues,
+            delayed=sum(delays),
+            intake=await self.depth(INTAKE),
+            dead_letters=await self.depth(DEAD),
+        )
+
+    async def _look_at(self, name: str, ours: bool = True) -> tuple[int, int]:
+        """Messages and consumers. One of ours that is gone is declared afresh."""
         try:
-            count = await self._admin.message_count(self._queue_name(queue))
-            if count is None and (queue in self._types or queue in {INTAKE, DEAD}):
+            found = await self._admin.look(name)
+            if found is None and ours:
                 await self._redeclare()
         except ConfigError as exc:
             # It was right when we opened: someone is changing it, and may be about to change it back.
             raise BrokerUnavailable(str(exc)) from exc
-        return count or 0
+        return found or (0, 0)
 
     def emit(self, make: Callable[[], Event]) -> None:
         self._events.emit(make)
@@ -111,12 +144,47 @@ class RabbitBroker(Broker):
     def events_dropped(self) -> int:
         return self._events.dropped
 
+    async def listen(self, on_event: Callable[[Event], None], on_gap: Callable[[], None]) -> Listening:
+        listener = Listener(
+            self._consuming,
+            self._address,
+            self._names.events,
+            "#",
+            self._names.events_queue,
+            event_queue(),
+            read_event(on_event, self._log),
+            on_gap,
+            self._redeclare,
+            self._log,
+        )
+        self._event_listeners.add(listener)
+        try:
+            await listener.open()
+        except BaseException:
+            self._event_listeners.discard(listener)
+            raise
+
+        async def close() -> None:
+            if listener in self._event_listeners:
+                self._event_listeners.discard(listener)
+                await listener.close()
+
+        return Listening(close)
+
     async def send_control(self, message: ControlMessage) -> None:
         body = message.model_dump_json(by_alias=True).encode()
         await self._publisher.send([Outgoing(self._names.control, "", body, {}, mandatory=False)])
 
     def on_control(self, callback: Callable[[ControlMessage], None]) -> None:
         self._control_callbacks.append(callback)
+
+    @property
+    def errors(self) -> int:
+        return self._publishing.errors + self._consuming.errors + self._publisher.refused
+
+    @property
+    def reconnects(self) -> int:
+        return self._publishing.reconnects + self._consuming.reconnects
 
     @property
     def server(self) -> str:
@@ -146,7 +214,7 @@ class RabbitBroker(Broker):
 
     async def _declare(self, connection: AbstractConnection) -> None:
         await declare(connection, topology(self._names, self._types), self._address)
-        await self._control.rebind()
+        await asyncio.gather(*(listener.rebind() for listener in (self._control, *self._event_listeners)))
 
     async def _redeclare(self) -> None:
         await self._admin.redeclare()
@@ -160,7 +228,7 @@ class RabbitBroker(Broker):
         try:
             await self._redeclare()
         except (BrokerUnavailable, ConfigError) as exc:
-            self._log.warning("broker.redeclare_failed", reason=str(exc))
+            self._log.warning(LogEvent.BROKER_REDECLARE_FAILED, reason=str(exc))
 
     async def _ready_to_publish(self, connection: AbstractConnection) -> None:
         # Before the first message: after an outage, the broker may have come back empty.
@@ -187,4 +255,4 @@ class RabbitBroker(Broker):
             try:
                 callback(message)
             except Exception:
-                self._log.exception("control.callback_failed", command=message.command)
+                self._log.exception(LogEvent.CONTROL_CALLBACK_FAILED, command=message.command)

@@ -21,6 +21,7 @@ from service.broker.rabbitmq.link import Link
 from service.broker.rabbitmq.tap import Arrival
 from service.broker.rabbitmq.wire import acknowledgement, requeue
 from service.clock import Clock
+from service.log_events import LogEvent
 
 SETTLE_SECONDS = 5.0
 """How long an acknowledgement may wait to be written."""
@@ -130,7 +131,7 @@ class RabbitConsumer(Consumer):
         try:
             self._on_delivery(delivery)
         except Exception:
-            self._log.exception("consumer.callback_failed")  # it is in nobody's hand now, until the channel ends
+            self._log.exception(LogEvent.CONSUMER_CALLBACK_FAILED)  # it is in nobody's hand now, until the channel ends
 
     async def _settle(self, deliveries: Sequence[Delivery], frame: "_Frame") -> None:
         # In turn: "all up to 5" must not be overtaken by "all up to 6" of someone who means only the sixth.

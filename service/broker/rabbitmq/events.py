@@ -1,4 +1,4 @@
-"""Events: from a bounded buffer to the broker, unconfirmed, at no more than a fixed rate."""
+"""Events: from a bounded buffer to the broker, unconfirmed, at no more than a fixed rate; and back from it."""
 
 import asyncio
 from collections import deque
@@ -7,15 +7,19 @@ from contextlib import suppress
 
 from aiormq import Channel
 from aiormq.abc import ChannelFrame
+from pydantic import ValidationError
+from structlog.typing import FilteringBoundLogger
 
 from schemas.event import Event
 from service.broker.rabbitmq.wire import TRANSIENT, Outgoing, encode
+from service.log_events import LogEvent
 
 EVENTS_PER_SECOND = 200
 """The budget: what telling takes from doing. At full throughput, most events are dropped and counted."""
 BUFFER = 1_000
 """Some seconds of it: a burst fits, and what is told is not old."""
 CHUNK = 25
+LARGEST_BYTES = 64 * 1024
 
 
 class EventSender:
@@ -82,3 +86,21 @@ class EventSender:
         except ValueError:  # a detail that JSON, or a header that AMQP cannot carry
             self.dropped += 1
             return b""
+
+
+def read_event(on_event: Callable[[Event], None], log: FilteringBoundLogger) -> Callable[[bytes], None]:
+    """What takes the bytes of a message, and hands on the event; a stranger's nonsense is a line in the log."""
+
+    def read(body: bytes) -> None:
+        try:
+            event = Event.model_validate_json(body[:LARGEST_BYTES])
+        except ValidationError as exc:
+            problems = exc.errors(include_input=False, include_url=False)
+            log.warning(LogEvent.EVENT_REFUSED, reason=str(problems)[:500], size=len(body))
+            return
+        try:
+            on_event(event)
+        except Exception:
+            log.exception(LogEvent.EVENT_CALLBACK_FAILED, name=event.event)
+
+    return read

@@ -13,6 +13,7 @@ from service.broker.rabbitmq.address import Address
 from service.broker.rabbitmq.driver import RPC_SECONDS, bounded, reason, whenever_done
 from service.broker.rabbitmq.link import STABLE_SECONDS, Backoff, Link
 from service.errors import BrokerUnavailable, ConfigError
+from service.log_events import LogEvent
 
 WATCH_SECONDS = 5.0
 """How often a subscription is looked at without a cause: a safety net below the causes."""
@@ -109,7 +110,7 @@ class Feed:
             await self._until_ended()
             if loop.time() - since > STABLE_SECONDS:
                 backoff.reset()
-            self._log.warning("consumer.lost")
+            self._log.warning(LogEvent.CONSUMER_LOST)
             await self._abandon()
             await self._reattach(backoff)
 
@@ -150,12 +151,12 @@ class Feed:
             try:
                 await self._attach(connection)
             except (BrokerUnavailable, ConfigError) as exc:
-                self._log.warning("consumer.attach_failed", reason=str(exc))
+                self._log.warning(LogEvent.CONSUMER_ATTACH_FAILED, reason=str(exc))
             except Exception:
                 # Whatever it is: if this loop ended, the queue would stay unread for good.
-                self._log.exception("consumer.attach_failed")
+                self._log.exception(LogEvent.CONSUMER_ATTACH_CRASHED)
             else:
-                self._log.info("consumer.attached")
+                self._log.info(LogEvent.CONSUMER_ATTACHED)
                 return
 
     async def _attach(self, connection: AbstractConnection) -> None:

@@ -25,6 +25,7 @@ from service.broker.rabbitmq.address import Address
 from service.broker.rabbitmq.driver import bounded, whenever_done
 from service.broker.rabbitmq.tap import Tap
 from service.errors import BrokerUnavailable, ConfigError
+from service.log_events import LogEvent
 
 CONNECT_SECONDS = 5.0
 READY_SECONDS = 30.0
@@ -122,6 +123,7 @@ class Link:
         self._ended = asyncio.Event()
         self._why = ""
         self._keeper: asyncio.Task[None] | None = None
+        self.errors = self.reconnects = 0
 
     @property
     def driver(self) -> AbstractConnection | None:
@@ -173,7 +175,8 @@ class Link:
             await self._ended.wait()
             if loop.time() - since > STABLE_SECONDS:
                 backoff.reset()
-            self._log.warning("broker.lost", reason=self._why)
+            self.errors += 1
+            self._log.warning(LogEvent.BROKER_LOST, reason=self._why)
             self._mark_lost()
             await self._drop()
             await self._reconnect(backoff)
@@ -184,11 +187,14 @@ class Link:
             try:
                 await self._connect()
             except (BrokerUnavailable, ConfigError) as exc:
-                self._log.warning("broker.connect_failed", reason=str(exc))
+                self.errors += 1
+                self._log.warning(LogEvent.BROKER_CONNECT_FAILED, reason=str(exc))
             except Exception:
                 # Whatever it is: if this loop ended, the process would stay deaf for good.
-                self._log.exception("broker.connect_failed")
+                self.errors += 1
+                self._log.exception(LogEvent.BROKER_CONNECT_CRASHED)
             else:
+                self.reconnects += 1
                 return
 
     async def _connect(self) -> None:
@@ -207,7 +213,7 @@ class Link:
         self._driver, self._ended, self._why = driver, asyncio.Event(), "the connection ended"
         whenever_done(driver.closing, self._ended.set)
         self._up.set()
-        self._log.info("broker.connected")
+        self._log.info(LogEvent.BROKER_CONNECTED)
 
     def _mark_lost(self) -> None:
         if self._up.is_set():

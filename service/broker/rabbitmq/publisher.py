@@ -19,6 +19,7 @@ from structlog.typing import FilteringBoundLogger
 
 from service.broker.rabbitmq.driver import is_blocked
 from service.broker.rabbitmq.wire import Outgoing, Unencodable, encode
+from service.log_events import LogEvent
 
 CONFIRM_SECONDS = 5.0
 """How long a sent message may wait for its confirm. Well below the 10 s after which relay looks at a task again."""
@@ -232,6 +233,8 @@ class Publisher:
         self._session: _Session | None = None
         self._unlogged: Counter[str] = Counter()
         self._logged_at: dict[str, float] = {}
+        self.refused = 0
+        """How many messages were not confirmed."""
 
     def attach(self, channel: Channel, on_broken: Callable[[str], None]) -> None:
         """Publish on this channel, which has confirms on and is used by nobody else."""
@@ -265,7 +268,8 @@ class Publisher:
         """One line a reason every few seconds: an outage is not the time to fill the disk with its logs."""
         now = asyncio.get_running_loop().time()
         self._unlogged += reasons
+        self.refused += reasons.total()
         for reason in list(self._unlogged):
             if now - self._logged_at.get(reason, -LOG_EVERY_SECONDS) >= LOG_EVERY_SECONDS:
-                self._log.warning("broker.publish_refused", reason=reason, messages=self._unlogged.pop(reason))
+                self._log.warning(LogEvent.BROKER_PUBLISH_REFUSED, reason=reason, messages=self._unlogged.pop(reason))
                 self._logged_at[reason] = now

@@ -25,6 +25,7 @@ DEAD_LETTERS_MOST_BYTES = 256 * 1024 * 1024
 DEAD_LETTERS_OLDEST = timedelta(days=30)
 
 CONTROL_MOST = 1_000
+EVENTS_MOST = 10_000
 
 DECLARING_CHANNELS = 4
 """A quorum queue takes up to 0.1 s to declare, and a channel declares one after the other."""
@@ -108,6 +109,11 @@ def dead_letter_queue() -> FieldTable:
 def control_queue() -> FieldTable:
     """Named, since a virtual host may have another default. Hints grow old: a process that hangs keeps the newest."""
     return {"x-queue-type": "classic", "x-max-length": CONTROL_MOST, "x-overflow": "drop-head"}
+
+
+def event_queue() -> FieldTable:
+    """Of one listener: one that is too slow loses the oldest, and costs the broker no more than this."""
+    return {"x-queue-type": "classic", "x-max-length": EVENTS_MOST, "x-overflow": "drop-head"}
 
 
 def _milliseconds(span: timedelta) -> int:

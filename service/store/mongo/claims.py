@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -28,7 +28,7 @@ from service.store.mongo.database import (
     short,
     translate,
 )
-from service.store.mongo.documents import history_push, task_document, task_from
+from service.store.mongo.documents import asked_push, history_push, task_document, task_from
 from service.store.mongo.heartbeat import MongoHeartbeatLink
 from service.store.port import (
     Changed,
@@ -49,6 +49,7 @@ from service.store.port import (
 
 _READ_BACK_SECONDS = 20.0
 """Below the 30 s a delivery may be held (P10)."""
+_NOTE_EVERY = timedelta(seconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -456,18 +457,30 @@ async def note_request(
 ) -> Deduplicated | Known | None:
     """A request whose live key is taken: noted on the live task (P4, P5). None: the live one has ended meanwhile."""
     tasks = database.tasks
-    live = await database.repeat(lambda: tasks.find_one({"liveKey": key}, {"status": 1}))
+    live = await database.repeat(lambda: tasks.find_one({"liveKey": key}, {"status": 1, "askedBy": {"$slice": -1}}))
     if live is None:
         await asyncio.sleep(0.01)  # its end may not be visible everywhere yet: the caller tries again
         return None
     if live["_id"] == asked_by:
         return Known()
+    now = clock.now()
     if live["status"] == "pending" or not ask_again:
+        if ask_again and _may_note(live, now):
+            # For whoever asks why that id never ran: nothing depends on it.
+            with suppress(StoreUnavailable):
+                note = {"$push": asked_push(now, asked_by)}
+                await database.once(lambda: tasks.update_one({"_id": live["_id"], "liveKey": key}, note))
         return Deduplicated(live["_id"], again=False)
+    push = history_push(now, "asked again", reason=f"by {asked_by}") | asked_push(now, asked_by)
     asked = await database.repeat(
         lambda: tasks.update_one(
-            {"_id": live["_id"], "liveKey": key, "status": "running"},
-            {"$set": {"again": True}, "$push": history_push(clock.now(), "asked again", reason=f"by {asked_by}")},
+            {"_id": live["_id"], "liveKey": key, "status": "running"}, {"$set": {"again": True}, "$push": push}
         )
     )
     return Deduplicated(live["_id"], again=True) if asked.matched_count else None
+
+
+def _may_note(live: Document, now: datetime) -> bool:
+    """At most once a second: a name that is asked for again and again must not cost a write each time."""
+    last = live.get("askedBy")
+    return not last or now - last[-1]["at"] >= _NOTE_EVERY

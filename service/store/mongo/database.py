@@ -114,6 +114,7 @@ class Database:
 
     def __init__(self, url: str, name: str) -> None:
         self.url, self.name = url, name
+        self.errors = 0
         try:
             self.client: AsyncIOMotorClient[Document] = AsyncIOMotorClient(url, **OPTIONS)
         except PyMongoError as error:
@@ -125,8 +126,11 @@ class Database:
         self.settled_tasks: Collection = self.tasks.with_options(read_concern=ReadConcern("linearizable"))
         """For reading back: sees a write whose reply was lost although a majority has it only now."""
         self.schedules: Collection = self._database["schedules"]
+        self.revisions: Collection = self._database["revisions"]
+        """One document, of the whole set of schedules: what makes two replacements of it conflict."""
         self.types: Collection = self._database["task_types"]
         self.workers: Collection = self._database["workers"]
+        self.audit: Collection = self._database["audit"]
 
     async def once(self, operation: Callable[[], Awaitable[T]]) -> T:
         """Run an operation whose repetition is not harmless; the driver itself repeats retryable writes.
@@ -139,6 +143,7 @@ class Database:
         except DuplicateKeyError:
             raise
         except (PyMongoError, *UNSTORABLE) as error:
+            self._count(error)
             raise translate(error, self.url) from error
 
     async def repeat(self, operation: Callable[[], Awaitable[T]], seconds: float | None = None) -> T:
@@ -152,8 +157,14 @@ class Database:
             except DuplicateKeyError:
                 raise
             except (PyMongoError, *UNSTORABLE) as error:
+                self._count(error)
                 passing = isinstance(error, PyMongoError) and is_passing(error)
                 if not passing or loop.time() + pause > until:
                     raise translate(error, self.url) from error
             await asyncio.sleep(pause * (0.5 + random.random()))
             pause = min(pause * 2, 2.0)
+
+    def _count(self, error: Exception) -> None:
+        # A document that cannot be kept is no fault of the store's.
+        if not is_unstorable(error):
+            self.errors += 1

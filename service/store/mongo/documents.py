@@ -8,7 +8,7 @@ from bson import DBRef, Int64
 from pydantic import BaseModel, TypeAdapter
 
 from schemas.schedule import Schedule
-from schemas.task import HISTORY_LIMIT, HistoryEntry, Payload, Progress, Task, TaskError, TaskStatus
+from schemas.task import ASKED_LIMIT, HISTORY_LIMIT, Asked, HistoryEntry, Payload, Progress, Task, TaskError, TaskStatus
 from service.payload import safe_text
 from service.store.mongo.database import Document
 
@@ -20,14 +20,14 @@ _KEPT_NULLS = frozenset({"max_attempts"})
 """Null means something here: retry for ever."""
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """JSON as it was sent: the driver reads ``{"$ref", "$id"}`` as a reference, and long integers as its own type."""
     if isinstance(value, dict):
-        return {key: _plain(child) for key, child in value.items()}
+        return {key: plain(child) for key, child in value.items()}
     if isinstance(value, list):
-        return [_plain(child) for child in value]
+        return [plain(child) for child in value]
     if isinstance(value, DBRef):
-        return _plain(value.as_doc())
+        return plain(value.as_doc())
     return int(value) if isinstance(value, Int64) else value
 
 
@@ -41,16 +41,18 @@ _STORED: dict[str, Callable[[Any], Any]] = {
     "progress": _dumped,
     "payload": _dumped,
     "history": lambda entries: [_dumped(entry) for entry in entries],
+    "asked_by": lambda requests: [_dumped(request) for request in requests],
 }
 _RESTORED: dict[str, Callable[[Any], Any]] = {
-    "task_body": _plain,
-    "checkpoint": _plain,
-    "result": _plain,
+    "task_body": plain,
+    "checkpoint": plain,
+    "result": plain,
     "status": TaskStatus,
     "last_error": TaskError.model_validate,
     "progress": Progress.model_validate,
-    "payload": lambda value: Payload.model_validate(_plain(value)),
+    "payload": lambda value: Payload.model_validate(plain(value)),
     "history": TypeAdapter(list[HistoryEntry]).validate_python,
+    "asked_by": TypeAdapter(list[Asked]).validate_python,
 }
 """What is something else in the document, on its way there and back."""
 _EMPTY = Task(id="", task_type="", task_body={}, created_at=_EPOCH, retry_at=_EPOCH)
@@ -85,7 +87,11 @@ def tasks_from(documents: Iterable[Document]) -> list[Task]:
 
 def _fields(document: Document, names: frozenset[str]) -> Document:
     """What a model takes: fields of a newer version, which may run beside this one, are left out."""
-    return {"id": document["_id"], **{name: _plain(value) for name, value in document.items() if name in names}}
+    return {"id": document["_id"], **{name: plain(value) for name, value in document.items() if name in names}}
+
+
+_PUSHED = ("recent_skips", "recent_runs")
+"""Lists of a schedule that only grow: each entry is written by itself."""
 
 
 def schedule_document(schedule: Schedule) -> Document:
@@ -99,7 +105,7 @@ def schedule_document(schedule: Schedule) -> Document:
             value = value.total_seconds()
         elif hasattr(value, "value"):
             value = value.value
-        if name != "id" and value is not None:
+        if name not in ("id", *_PUSHED) and value is not None:
             document[info.alias or name] = value
     return document
 
@@ -116,3 +122,8 @@ def history_push(
     reason = safe_text(reason[:500]) if reason else None
     entry = HistoryEntry(at=at, event=event, reason=reason, worker=worker or None, fence=fence or None)
     return {"history": {"$each": [entry.model_dump(by_alias=True, exclude_none=True)], "$slice": -HISTORY_LIMIT}}
+
+
+def asked_push(at: datetime, asked_by: str) -> Document:
+    """The ``$push`` of a request that a live task stands for; the list stays bounded."""
+    return {"askedBy": {"$each": [{"id": asked_by, "at": at}], "$slice": -ASKED_LIMIT}}

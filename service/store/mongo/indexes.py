@@ -38,6 +38,21 @@ TASKS = [
         name="schedule",
         partialFilterExpression=_present("scheduleId"),
     ),
+    # Dead letters by what went wrong. A traceback is long: groups and counts are read from this index alone. It is
+    # written only when a task dies, and when it is replayed, discarded or pruned.
+    IndexModel(
+        [
+            ("status", ASCENDING),
+            ("finishedAt", DESCENDING),
+            ("_id", DESCENDING),
+            ("lastError.fingerprint", ASCENDING),
+            ("taskType", ASCENDING),
+        ],
+        name="deaths",
+        partialFilterExpression={"status": "failed"},
+    ),
+    # An id that was never stored, since another task stood for it. Written only then.
+    IndexModel([("askedBy.id", ASCENDING)], name="asked", partialFilterExpression=_present("askedBy")),
 ]
 SCHEDULES = [
     IndexModel([("nextFireAt", ASCENDING)], name="due", partialFilterExpression=_present("nextFireAt")),

@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
-from pymongo import UpdateOne
+from pymongo import ReturnDocument, UpdateMany, UpdateOne
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
-from schemas.schedule import Firing, Schedule
+from schemas.schedule import RECENT, Firing, RecentRun, Schedule, Skip
 from schemas.task import TaskStatus
 from service.clock import StoreClock
 from service.errors import Conflict
@@ -28,10 +28,17 @@ _ENGINE_FIELDS = frozenset(
         "lastSuccessAt",
         "lastDurationMs",
         "skipped",
+        "recentSkips",
+        "recentRuns",
+        "overdueSince",
         "createdAt",
     }
 )
 """What the engine keeps of a schedule: an edit leaves it alone."""
+_BRIEF = {"recentSkips": 0, "recentRuns": 0}
+"""Most of a record, and of no use to whoever reads all that are due."""
+_SET = "schedules"
+"""The whole set, among the revisions."""
 
 
 class MongoSchedules(Schedules):
@@ -40,8 +47,8 @@ class MongoSchedules(Schedules):
     def __init__(self, database: Database, clock: StoreClock) -> None:
         self._database, self._schedules, self._clock = database, database.schedules, clock
 
-    async def all(self) -> list[Schedule]:
-        return await self._read({}, "_id", 0)
+    async def all(self, *, recent: bool = False) -> list[Schedule]:
+        return await self._read({}, "_id", 0, None if recent else _BRIEF)
 
     async def get(self, schedule_id: str) -> Schedule | None:
         document = await self._database.repeat(lambda: self._schedules.find_one({"_id": schedule_id}))
@@ -55,18 +62,24 @@ class MongoSchedules(Schedules):
     async def open_fires(self) -> list[Schedule]:
         return await self._read({"firing": {"$exists": True}}, "firing.at", 0)
 
-    async def _read(self, query: Document, order: str, limit: int) -> list[Schedule]:
+    async def _read(self, query: Document, order: str, limit: int, fields: Document | None = _BRIEF) -> list[Schedule]:
         async def read() -> list[Document]:
-            return await self._schedules.find(query).sort(order, 1).limit(limit).to_list(None)
+            return await self._schedules.find(query, fields).sort(order, 1).limit(limit).to_list(None)
 
         return [schedule_from(document) for document in await self._database.repeat(read)]
 
-    async def write(self, put: Sequence[Schedule], delete: Sequence[Schedule] = ()) -> None:
+    async def revision(self) -> int:
+        document = await self._database.repeat(lambda: self._database.revisions.find_one({"_id": _SET}))
+        return document["revision"] if document is not None else 0
+
+    async def write(
+        self, put: Sequence[Schedule], delete: Sequence[Schedule] = (), *, revision: int | None = None
+    ) -> None:
         loop = asyncio.get_running_loop()
         until = loop.time() + REPEAT_SECONDS
         while True:
             try:
-                return await self._database.once(lambda: self._transact(put, delete))
+                return await self._database.once(lambda: self._transact(put, delete, revision))
             except DuplicateKeyError as error:
                 raise Conflict("a schedule of that id exists already; look again") from error
             except _Undone as error:
@@ -74,10 +87,11 @@ class MongoSchedules(Schedules):
                     raise translate(error.reason, self._database.url) from error
                 await asyncio.sleep(0.05)
 
-    async def _transact(self, put: Sequence[Schedule], delete: Sequence[Schedule]) -> None:
+    async def _transact(self, put: Sequence[Schedule], delete: Sequence[Schedule], revision: int | None) -> None:
         async with await self._database.client.start_session() as session:
             try:
                 async with session.start_transaction():
+                    await self._count(revision, session)
                     for schedule in put:
                         await self._put(schedule, session)
                     for schedule in delete:
@@ -87,6 +101,19 @@ class MongoSchedules(Schedules):
                 if error.has_error_label("TransientTransactionError"):
                     raise _Undone(error) from error
                 raise
+
+    async def _count(self, revision: int | None, session: Any) -> None:
+        """Two transactions that write one document conflict, whatever else they write: no replacement misses a
+        schedule that appears beside it."""
+        document: Document = await self._database.revisions.find_one_and_update(
+            {"_id": _SET},
+            {"$inc": {"revision": 1}},
+            upsert=True,
+            return_document=ReturnDocument.AFTER,
+            session=session,
+        )
+        if revision is not None and revision != document["revision"] - 1:
+            raise Conflict("the schedules were changed meanwhile; look again")
 
     async def _delete(self, schedule: Schedule, session: Any) -> None:
         gone = await self._schedules.delete_one({"_id": schedule.id, "revision": schedule.revision}, session=session)
@@ -123,19 +150,25 @@ class MongoSchedules(Schedules):
         now = self._clock.now()
         # Unique to this call: a fire of ours whose reply was lost is not mistaken for one of this batch.
         owner = f"{by}/{uuid4().hex[:12]}"
+        # Many are due in the same second, to the same next one: one update of all of them costs a fraction of one each.
+        alike: dict[object, list[FireClaim]] = {}
+        for fire in fires:
+            due = fire.schedule.next_fire_at
+            if due is not None and due <= now:
+                same = (fire.schedule.revision, due, fire.fire_at, fire.next_fire_at)
+                alike.setdefault(same if fire.skip is None else fire.schedule.id, []).append(fire)
         operations = [
-            UpdateOne(
+            UpdateMany(
                 {
-                    "_id": fire.schedule.id,
-                    "revision": fire.schedule.revision,
+                    "_id": {"$in": [fire.schedule.id for fire in group]},
+                    "revision": group[0].schedule.revision,
                     "enabled": True,
-                    "nextFireAt": fire.schedule.next_fire_at,
+                    "nextFireAt": group[0].schedule.next_fire_at,
                     "firing": {"$exists": False},
                 },
-                self._begin_update(fire, now, owner),
+                self._begin_update(group[0], now, owner),
             )
-            for fire in fires
-            if fire.schedule.next_fire_at is not None and fire.schedule.next_fire_at <= now
+            for group in alike.values()
         ]
         if not operations:
             return []
@@ -154,8 +187,7 @@ class MongoSchedules(Schedules):
             update["$unset"] = {"nextFireAt": ""}
         if fire.fire_at is not None:
             put["firing"] = {"fireAt": fire.fire_at, "at": now, "by": owner}
-        if fire.skipped:
-            update["$inc"] = {f"skipped.{reason}": count for reason, count in fire.skipped.items()}
+        update.update(_skipping(fire.skip))
         if not put:
             del update["$set"]
         return update
@@ -185,9 +217,7 @@ class MongoSchedules(Schedules):
         update: Document = {"$unset": {"firing": ""}}
         if end.task_id is not None:
             update["$set"] = {"lastFireAt": firing.fire_at, "lastTaskId": end.task_id}
-        if end.skipped:
-            update["$inc"] = {f"skipped.{reason}": count for reason, count in end.skipped.items()}
-        return UpdateOne(_held(end.schedule.id, firing), update)
+        return UpdateOne(_held(end.schedule.id, firing), update | _skipping(end.skip))
 
     async def record_runs(self, ends: Sequence[RunEnd]) -> None:
         operations = []
@@ -195,11 +225,43 @@ class MongoSchedules(Schedules):
             last: Document = {"lastStatus": end.status.value, "lastDurationMs": end.duration_ms, "lastEndedAt": end.at}
             older = {"$or": [{"lastEndedAt": {"$exists": False}}, {"lastEndedAt": {"$lte": end.at}}]}
             operations.append(UpdateOne({"_id": end.schedule_id, **older}, {"$set": last}))
-            if end.status is TaskStatus.COMPLETED:
-                # By itself: a success that is noted late still counts, although a later run has failed.
-                operations.append(UpdateOne({"_id": end.schedule_id}, {"$max": {"lastSuccessAt": end.at}}))
+            operations.append(self._remember(end))
         if operations:
             await self._database.repeat(lambda: self._schedules.bulk_write(operations))
+
+    @staticmethod
+    def _remember(end: RunEnd) -> UpdateOne:
+        """By itself: what is noted late takes its place among the others, and a late success still counts, although
+        a later run has failed. Repeated, it changes nothing."""
+        run = RecentRun(task_id=end.task_id, status=end.status, at=end.at, duration_ms=end.duration_ms)
+        known = {"$elemMatch": {"taskId": end.task_id, "at": end.at}}
+        entry = run.model_dump(by_alias=True) | {"status": end.status.value}
+        update: Document = {"$push": {"recentRuns": {"$each": [entry], "$sort": {"at": 1}, "$slice": -RECENT}}}
+        if end.status is TaskStatus.COMPLETED:
+            update["$max"] = {"lastSuccessAt": end.at}
+        return UpdateOne({"_id": end.schedule_id, "recentRuns": {"$not": known}}, update)
+
+    async def mark_overdue(self, schedule: Schedule, since: datetime | None) -> bool:
+        as_read = {
+            "_id": schedule.id,
+            "revision": schedule.revision,
+            "lastSuccessAt": schedule.last_success_at,
+            "overdueSince": schedule.overdue_since,
+        }
+        update = {"$set": {"overdueSince": since}} if since is not None else {"$unset": {"overdueSince": ""}}
+        result = await self._database.once(lambda: self._schedules.update_one(as_read, update))
+        return result.matched_count == 1
+
+
+def _skipping(skip: Skip | None) -> Document:
+    """The part of an update that counts due instants without a task, and says why."""
+    if skip is None:
+        return {}
+    entry = skip.model_dump(by_alias=True, exclude_none=True) | {"reason": skip.reason.value}
+    return {
+        "$inc": {f"skipped.{skip.reason.value}": skip.count},
+        "$push": {"recentSkips": {"$each": [entry], "$slice": -RECENT}},
+    }
 
 
 def _held(schedule_id: str, firing: Firing) -> Document:

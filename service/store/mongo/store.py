@@ -9,8 +9,10 @@ from pymongo.errors import PyMongoError
 from service.clock import StoreClock
 from service.errors import ConfigError
 from service.settings import hide_password
+from service.store.mongo.audit import MongoAudit
 from service.store.mongo.claims import MongoClaims
 from service.store.mongo.database import GOODBYE_SECONDS, Database, Document, translate
+from service.store.mongo.dead_letters import MongoDeadLetters
 from service.store.mongo.indexes import ensure_indexes
 from service.store.mongo.schedules import MongoSchedules
 from service.store.mongo.tasks import MongoTasks
@@ -29,14 +31,20 @@ class MongoStore(Store):
         self._database = Database(url, database)
         self.claims = MongoClaims(self._database, self.clock)
         self.tasks = MongoTasks(self._database, self.clock)
+        self.dead = MongoDeadLetters(self._database, self.clock)
         self.upkeep = MongoUpkeep(self._database, self.clock)
         self.schedules = MongoSchedules(self._database, self.clock)
         self.workers = MongoWorkers(self._database)
+        self.audit = MongoAudit(self._database)
 
     @property
     def address(self) -> str:
         """Where it is, without the password."""
         return hide_password(self._database.url)
+
+    @property
+    def errors(self) -> int:
+        return self._database.errors
 
     async def open(self) -> None:
         hello = await self.check()

@@ -1,8 +1,10 @@
 """Creation, cancellation, replay, reading."""
 
 import json
+import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Collection as Many, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,9 +12,10 @@ from bson import CodecOptions
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 
 from schemas.base import to_instant
-from schemas.task import Task, TaskStatus
+from schemas.task import HistoryEntry, Task, TaskStatus
 from service.clock import StoreClock
 from service.errors import Conflict, InvalidInput, NotFound
+from service.payload import BODY_KEY, live_key
 from service.store.mongo.claims import note_request
 from service.store.mongo.database import (
     DUPLICATE_KEY,
@@ -23,8 +26,8 @@ from service.store.mongo.database import (
     change,
     translate,
 )
-from service.store.mongo.documents import history_push, task_document, task_from, tasks_from
-from service.store.port import Created, Deduplicated, Page, TaskFilter, Tasks
+from service.store.mongo.documents import asked_push, history_push, task_document, task_from, tasks_from
+from service.store.port import SCANNED, Created, Deduplicated, Page, TaskFilter, Tasks
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -95,7 +98,8 @@ class MongoTasks(Tasks):
             if task.live_key is not None:
                 live = await tasks.find_one({"liveKey": task.live_key}, session=session)
                 if live is not None and live["status"] == "running" and ask_again:
-                    line = history_push(self._clock.now(), "asked again", reason=f"by {task.id}")
+                    now = self._clock.now()
+                    line = history_push(now, "asked again", reason=f"by {task.id}") | asked_push(now, task.id)
                     asked: Document = {"$set": {"again": True}, "$push": line}
                     await tasks.update_one({"_id": live["_id"]}, asked, session=session)
                     live["again"] = True
@@ -121,7 +125,8 @@ class MongoTasks(Tasks):
         return await self._database.repeat(read)
 
     async def cancel(self, task_id: str, reason: str, *, force: bool = False) -> Task:
-        push = history_push(self._clock.now(), "cancel requested", reason=reason)
+        now = self._clock.now()
+        push = history_push(now, "cancel requested", reason=reason)
         while True:
             # Still pending: ends here.
             document = await self._change(
@@ -145,29 +150,28 @@ class MongoTasks(Tasks):
             stored = await self.get(task_id)
             if stored is None:
                 raise NotFound(f"there is no task {task_id!r}")
+            if stored.status is TaskStatus.CANCELLED and stored.history[-1:] == _lines(push):
+                return stored  # by an earlier try, whose reply was lost
             if stored.status.finished:
-                return stored
+                raise Conflict(f"task {task_id!r} is {stored.status} already: it cannot be cancelled")
 
-    async def replay(self, task_id: str, relay_at: datetime) -> Task:
+    async def replay(
+        self, task_id: str, relay_at: datetime, *, body: dict[str, Any] | None = None, note: str | None = None
+    ) -> Task:
         now, relay_at = self._clock.now(), to_instant(relay_at)
+        # Not before it is on the dead-letter exchange: a late clear of relayAt would hit the replayed task.
+        which: Document = {"_id": task_id, "status": "failed", "relayAt": {"$exists": False}}
+        gone = ("finishedAt", "again", "cancelRequestedAt", "cancelForced", "reason", "progress")
+        update: Document = {
+            "$set": {"status": "pending", "attempt": 0, "retryCount": 0, "retryAt": now, "relayAt": relay_at},
+            "$unset": dict.fromkeys(gone, ""),
+            "$rename": {"endedKey": "liveKey"},
+            "$push": history_push(now, "replayed", reason=note),
+        }
+        if body is not None:
+            await self._edit(which, update, body)
         try:
-            document = await self._change(
-                # Not before it is on the dead-letter exchange: a late clear of relayAt would hit the replayed task.
-                {"_id": task_id, "status": "failed", "relayAt": {"$exists": False}},
-                {
-                    "$set": {"status": "pending", "attempt": 0, "retryCount": 0, "retryAt": now, "relayAt": relay_at},
-                    "$unset": {
-                        "finishedAt": "",
-                        "again": "",
-                        "cancelRequestedAt": "",
-                        "cancelForced": "",
-                        "reason": "",
-                        "progress": "",
-                    },
-                    "$rename": {"endedKey": "liveKey"},
-                    "$push": history_push(now, "replayed"),
-                },
-            )
+            document = await self._change(which, update)
         except DuplicateKeyError:
             raise Conflict(
                 f"task {task_id!r} cannot be replayed: another one with its live key is pending or running"
@@ -183,6 +187,29 @@ class MongoTasks(Tasks):
             raise Conflict(f"task {task_id!r} is not on the dead-letter exchange yet; try again in a few seconds")
         raise Conflict(f"task {task_id!r} is {stored.status}; only a failed one can be replayed")
 
+    async def _edit(self, which: Document, update: Document, body: dict[str, Any]) -> None:
+        """Let a replay change the body: the checkpoint and a live key that belong to the old one go with it."""
+        stored = await self.get(which["_id"])
+        update["$set"]["taskBody"] = body
+        update["$unset"]["checkpoint"] = ""
+        key = stored.ended_key if stored is not None else None
+        if stored is not None and key is not None and key.startswith(BODY_KEY):
+            update["$set"]["liveKey"] = live_key(stored.task_type, body, name=None, unique=True)
+            update["$unset"]["endedKey"] = ""
+            del update["$rename"]
+
+    async def owner(self, live_key: str) -> Task | None:
+        document = await self._database.repeat(lambda: self._tasks.find_one({"liveKey": live_key}))
+        return task_from(document) if document is not None else None
+
+    async def standing_for(self, task_id: str) -> Task | None:
+        async def read() -> list[Document]:
+            found = self._tasks.find({"askedBy.id": task_id, "askedBy": {"$exists": True}}).hint("asked")
+            return await found.to_list(10)
+
+        standing = tasks_from(await self._database.repeat(read))
+        return max(standing, key=lambda task: task.created_at, default=None)
+
     async def _change(self, which: Document, update: Document) -> Document | None:
         """A compare-and-set whose repetition is harmless."""
         return await self._database.repeat(lambda: change(self._tasks, which, update))
@@ -190,48 +217,74 @@ class MongoTasks(Tasks):
     # ---- reading -----------------------------------------------------------------------------------------------------
 
     async def find(self, which: TaskFilter, *, limit: int, cursor: str | None = None) -> Page:
-        query, key, index = await self._query(which)
+        listed = await self._listing(which)
+        key, indexed = listed.key, listed.indexed
+        parts = [indexed]
         if cursor is not None:
-            at, task_id = _read_cursor(cursor)
+            at, task_id = read_cursor(cursor)
             # A range for the index; what is left to compare are ties.
-            query[key] = {**query.get(key, {}), "$lte": at}
-            query["$or"] = [{key: {"$lt": at}}, {"_id": {"$lt": task_id}}]
+            parts += [{key: {"$lte": at}}, {"$or": [{key: {"$lt": at}}, {"_id": {"$lt": task_id}}]}]
+        edge = None
+        if listed.rest:
+            edge = await self._edge(listed, {"$and": parts})
+            if edge is not None:
+                at, task_id = edge
+                parts += [{key: {"$gte": at}}, {"$or": [{key: {"$gt": at}}, {"_id": {"$gte": task_id}}]}]
+            parts += listed.rest
 
         async def read() -> list[Document]:
-            found = self._tasks.find(query).sort([(key, -1), ("_id", -1)]).limit(limit + 1)
-            return await found.hint(index).to_list(limit + 1)
+            found = self._tasks.find({"$and": parts}).sort([(key, -1), ("_id", -1)]).limit(limit + 1)
+            return await found.hint(listed.index).to_list(limit + 1)
 
         documents = await self._database.repeat(read)
-        more = documents[limit:]
-        documents = documents[:limit]
-        last = documents[-1] if more else None
-        return Page(tasks_from(documents), _write_cursor(last[key], last["_id"]) if last else None)
+        if len(documents) > limit:
+            last = documents[limit - 1]
+            edge = last[key], last["_id"]
+        return Page(tasks_from(documents[:limit]), write_cursor(*edge) if edge is not None else None)
 
-    async def _query(self, which: TaskFilter) -> tuple[Document, str, str]:
-        """The filter, the field that orders it, and the index that serves both."""
-        query: Document = {}
+    async def _edge(self, listed: "_Listing", query: Document) -> tuple[datetime, str] | None:
+        """The last task that this page may look at; None: there are not so many. Read from the index alone, and before
+        the page: what is new meanwhile comes before it."""
+
+        async def read() -> list[Document]:
+            found = self._tasks.find(query, {listed.key: 1, "_id": 1}).sort([(listed.key, -1), ("_id", -1)])
+            return await found.skip(SCANNED - 1).limit(1).hint(listed.index).to_list(1)
+
+        documents = await self._database.repeat(read)
+        return (documents[0][listed.key], documents[0]["_id"]) if documents else None
+
+    async def _listing(self, which: TaskFilter) -> "_Listing":
+        status, created = which.status, _between(which.created_from, which.created_to)
+        finished = _between(which.finished_from, which.finished_to)
+        rest: list[Document] = []
         if which.tenant_id is not None:
-            query["tenantId"] = which.tenant_id
-        if which.status is not None:
-            query["status"] = which.status.value
+            rest.append({"tenantId": which.tenant_id})
+        if which.error is not None:
+            text = {"$regex": re.escape(which.error), "$options": "i"}
+            rest.append({"$or": [{"lastError.message": text}, {"lastError.type": text}]})
         if which.schedule_id is not None:
-            query["scheduleId"] = which.schedule_id
-            if which.task_type is not None:
-                query["taskType"] = which.task_type
-            return query, "createdAt", "schedule"
+            rest += [{"status": status.value}] if status is not None else []
+            rest += [{"taskType": which.task_type}] if which.task_type is not None else []
+            rest += [{"finishedAt": finished}] if finished else []
+            indexed: Document = {"scheduleId": which.schedule_id, "createdAt": {"$gt": _EPOCH, **created}}
+            return _Listing(indexed, rest, "createdAt", "schedule")
         # Each type is a stretch of the index that is in order already; the server merges them.
-        query["taskType"] = which.task_type if which.task_type is not None else {"$in": await self._types()}
-        match which.status:
-            case None:
-                return query, "createdAt", "created"
-            case TaskStatus.RUNNING:
-                key, index = "processingAt", "stale"
-            case TaskStatus.PENDING:
-                key, index = "relayAt", "relay"
-            case _:
-                key, index = "finishedAt", "finished"
-        query[key] = {"$gt": _EPOCH}
-        return query, key, index
+        types = which.task_type if which.task_type is not None else {"$in": await self._types()}
+        if status is None and not finished:
+            return _Listing({"taskType": types, "createdAt": {"$gt": _EPOCH, **created}}, rest, "createdAt", "created")
+        rest += [{"createdAt": created}] if created else []
+        if status is TaskStatus.RUNNING:
+            # The index holds what runs and nothing else; that is never much.
+            rest += [{"taskType": which.task_type}] if which.task_type is not None else []
+            rest += [{"finishedAt": finished}] if finished else []
+            return _Listing({"processingAt": {"$gt": _EPOCH}}, rest, "processingAt", "stale")
+        if status is TaskStatus.PENDING:
+            rest += [{"finishedAt": finished}] if finished else []
+            indexed = {"status": "pending", "taskType": types, "relayAt": {"$gt": _EPOCH}}
+            return _Listing(indexed, rest, "relayAt", "relay")
+        ends = [each.value for each in TaskStatus if each.finished] if status is None else [status.value]
+        indexed = {"taskType": types, "status": {"$in": ends}, "finishedAt": {"$gt": _EPOCH, **finished}}
+        return _Listing(indexed, rest, "finishedAt", "finished")
 
     async def _types(self) -> list[str]:
         """Every task type there is a task of: one index key for each."""
@@ -263,11 +316,34 @@ class MongoTasks(Tasks):
         return counts
 
 
-def _write_cursor(at: datetime, task_id: str) -> str:
+def _lines(push: Document) -> list[HistoryEntry]:
+    """What a push adds to a history."""
+    return [HistoryEntry.model_validate(line) for line in push["history"]["$each"]]
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """A filter as an index serves it."""
+
+    indexed: Document
+    """What the index answers."""
+    rest: list[Document]
+    """What each task must be looked at for."""
+    key: str
+    """The field that orders the list."""
+    index: str
+
+
+def _between(start: datetime | None, end: datetime | None) -> Document:
+    """Not before the one, and before the other."""
+    return {name: at for name, at in (("$gte", start), ("$lt", end)) if at is not None}
+
+
+def write_cursor(at: datetime, task_id: str) -> str:
     return urlsafe_b64encode(json.dumps([at.isoformat(), task_id]).encode()).decode().rstrip("=")
 
 
-def _read_cursor(cursor: str) -> tuple[datetime, str]:
+def read_cursor(cursor: str) -> tuple[datetime, str]:
     try:
         at, task_id = json.loads(urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
         return to_instant(datetime.fromisoformat(at)), str(task_id).encode().decode()

@@ -1,6 +1,7 @@
 """Relay, rescue, prune and type states. Rules P9 and P11–P14 of docs/protocol.md."""
 
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 from pymongo import UpdateOne
@@ -18,6 +19,7 @@ from service.store.port import RelayMove, Retention, Settlement, Upkeep
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MARKER_LIFE = timedelta(minutes=1)
+_STATE_NAMES = frozenset(info.alias or name for name, info in TaskTypeState.model_fields.items())
 
 
 def _finished(task_type: str, status: TaskStatus, age: Document) -> Document:
@@ -249,8 +251,8 @@ class MongoUpkeep(Upkeep):
 
         states = {}
         for found in await self._database.repeat(read):
-            found["id"] = found.pop("_id")
-            states[found["id"]] = TaskTypeState.model_validate(found)
+            known = {name: value for name, value in found.items() if name in _STATE_NAMES}
+            states[found["_id"]] = TaskTypeState.model_validate({"id": found["_id"], **known})
         return states
 
     async def take_marker(self, task_type: str, now: datetime) -> bool:
@@ -271,7 +273,21 @@ class MongoUpkeep(Upkeep):
             return False
         return result.matched_count == 1 or result.upserted_id is not None
 
-    async def set_paused(self, task_type: str, paused: bool) -> None:
-        await self._database.repeat(
-            lambda: self._types.update_one({"_id": task_type}, {"$set": {"paused": paused}}, upsert=True)
-        )
+    async def set_paused(self, task_type: str, paused: bool, *, by: str | None = None) -> None:
+        if paused:
+            who = {"pausedBy": safe_text(by)} if by is not None else {}
+            which: Document = {"_id": task_type, "paused": {"$ne": True}}
+            update: Document = {"$set": {"paused": True, **who}, "$currentDate": {"pausedAt": True}}
+        else:
+            which = {"_id": task_type}
+            update = {"$set": {"paused": False}, "$unset": {"pausedAt": "", "pausedBy": ""}}
+
+        async def write() -> None:
+            # One that is paused already does not match, and its id is taken: all is well. But a marker may have made
+            # the document just now: so once more.
+            for _ in range(2):
+                with suppress(DuplicateKeyError):
+                    await self._types.update_one(which, update, upsert=True)
+                    return
+
+        await self._database.repeat(write)

@@ -5,9 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.actors.cli.conftest import good, verger
+from tests.actors.cli.conftest import Answer, good, verger
 
 EXPLAIN = ("schedules", "explain")
+
+
+def fires(answer: Answer) -> list[str]:
+    return [fire["at"] for fire in answer.json["fires"]]
 
 
 def test_the_fires_of_a_window_include_its_start_and_not_its_end() -> None:
@@ -15,12 +19,14 @@ def test_the_fires_of_a_window_include_its_start_and_not_its_end() -> None:
 
     answer = good(*EXPLAIN, "--schedule", "@daily", *window, "--json")
 
-    assert answer.json == {
+    assert fires(answer) == ["2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"]
+    said = {name: answer.json[name] for name in ("id", "schedule", "timezone", "from", "to", "truncated")}
+    assert said == {
+        "id": None,
         "schedule": "@daily",
         "timezone": "UTC",
         "from": "2026-01-01T00:00:00Z",
         "to": "2026-01-03T00:00:00Z",
-        "fires": ["2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"],
         "truncated": False,
     }
     assert answer.err == ""
@@ -32,15 +38,17 @@ def test_fires_are_in_utc_whatever_the_time_zone() -> None:
     answer = good("--json", *EXPLAIN, "--schedule", "30 2 * * *", "--timezone", "Europe/Berlin", *window)
 
     assert (answer.json["from"], answer.json["to"]) == ("2026-03-27T23:00:00Z", "2026-03-30T22:00:00Z")
-    assert answer.json["fires"] == ["2026-03-28T01:30:00Z", "2026-03-29T01:00:00Z", "2026-03-30T00:30:00Z"]
+    assert fires(answer) == ["2026-03-28T01:30:00Z", "2026-03-29T01:00:00Z", "2026-03-30T00:30:00Z"]
+    assert answer.json["fires"][1]["local"] == "2026-03-29T03:00:00+02:00"
+    assert answer.json["fires"][1]["clock"].startswith("02:30 does not exist on this day")
 
 
 def test_milliseconds_are_kept() -> None:
     window = ("--from", "1970-01-01T00:00:00Z", "--to", "1970-01-01T00:00:04Z")
 
-    assert good(*EXPLAIN, "--schedule", "@every 1500ms", *window, "--json").json["fires"] == [
+    assert fires(good(*EXPLAIN, "--schedule", "@every 1500ms", *window, "--json")) == [
         "1970-01-01T00:00:00Z",
-        "1970-01-01T00:00:01.500Z",
+        "1970-01-01T00:00:01.500000Z",
         "1970-01-01T00:00:03Z",
     ]
 
@@ -80,8 +88,16 @@ def test_people_see_the_local_time_and_are_told_of_clock_changes(
     answer = good(*EXPLAIN, "--schedule", schedule, *zone, "--from", window[0], "--to", window[1])
 
     assert said in answer.out
-    assert answer.out.count("first after the clocks changed") == 1
+    assert answer.out.count("on this day") == 1
     assert "Sun 2026-" in answer.out
+
+
+def test_a_fire_at_its_own_time_is_the_first_after_the_clocks_changed() -> None:
+    window = ("--from", "2026-03-28", "--to", "2026-03-31")
+
+    answer = good(*EXPLAIN, "--schedule", "0 12 * * *", "--timezone", "Europe/Berlin", *window)
+
+    assert answer.out.count("first after the clocks changed") == 1
 
 
 def test_an_empty_window_tells_the_next_fire() -> None:
@@ -129,6 +145,7 @@ def test_a_stored_schedule_is_explained_with_its_state(tmp_path: Path) -> None:
 
     assert "It is paused" in for_people.out
     assert "up to 1m30s later (jitter)" in for_people.out
-    assert (for_machines.json["id"], for_machines.json["fires"]) == ("explained", ["2027-01-01T00:00:00Z"])
+    assert (for_machines.json["id"], fires(for_machines)) == ("explained", ["2027-01-01T00:00:00Z"])
+    assert for_machines.json["fires"][0]["state"] == "paused"
     missing = verger(*EXPLAIN, "nowhere")
     assert (missing.code, missing.err) == (1, "verger: there is no schedule 'nowhere'\n")

@@ -177,11 +177,11 @@ def test_the_schema_of_a_type_describes_its_body() -> None:
 def test_the_whole_schema_holds_message_types_event_and_file() -> None:
     schema = good("schema").json
 
-    assert set(schema) == {"message", "taskTypes", "event", "schedulesFile"}
+    assert set(schema) == {"message", "taskTypes", "events", "schedulesFile"}
     assert "taskBody" in schema["message"]["properties"]
     assert set(schema["taskTypes"]) == {"cli.echo", "cli.fails", "cli.slow"}
     assert schema["taskTypes"]["cli.fails"] == {"title": "cli.fails", "type": "object"}
-    assert "task.completed" in schema["event"]["properties"]["event"]["examples"]
+    assert schema["events"]["task.completed"]["properties"]["detail"]["required"] == ["attempt", "durationMs", "reason"]
     entry = schema["schedulesFile"]["$defs"]["ScheduleEntry"]
     assert {"id", "task_type", "schedule", "args", "enabled"} <= set(entry["properties"])
 
@@ -214,9 +214,15 @@ def test_the_page_about_the_settings_is_up_to_date() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"), [(("--roles", "wroker"), "'wroker' is no role; there are: "), (("--roles", ","), "no role")]
+    ("arguments", "said"),
+    [
+        (("--roles", "wroker"), "'wroker' is no role; there are: "),
+        (("--roles", ","), "no role"),
+        (("--processes", "0"), "greater than or equal to 1 "),
+        (("--processes", "257"), "less than or equal to 256 "),
+    ],
 )
-def test_a_role_that_does_not_exist_ends_with_2(arguments: tuple[str, ...], said: str) -> None:
+def test_wrong_options_of_run_end_with_2_and_what_may_be_given(arguments: tuple[str, ...], said: str) -> None:
     answer = verger("run", *arguments)
 
     assert answer.code == 2

@@ -170,3 +170,64 @@ def test_a_schedule_fires_and_its_last_run_is_shown(tmp_path: Path) -> None:
 
 def test_a_table_fits_into_120_columns() -> None:
     assert max(map(len, good("schedules", "list").out.splitlines())) <= 120
+
+
+# ---- backfill and jobs
+
+
+def test_a_backfill_makes_what_is_missing_once(tmp_path: Path) -> None:
+    entry = {"id": "backfill.one", **HOURLY, "schedule": "0 0 * * *", "overlap": "allow"}
+    good("schedules", "apply", written(tmp_path, entry))
+    command = ("schedules", "backfill", "backfill.one", "--from", "2026-01-01", "--to", "2026-01-04")
+
+    dry = good(*command, "--dry-run")
+    first, again = good(*command), good(*command, "--json")
+    cut = good(*command, "--limit", "2")
+
+    assert "3 tasks would be created: this was a dry run." in dry.out
+    assert first.out.endswith("3 tasks created.\n")
+    assert (again.json["created"], [fire["outcome"] for fire in again.json["fires"]]) == (0, ["known"] * 3)
+    assert "There are more: go on with --from 2026-01-02T00:00:00.001Z." in cut.out
+    explained = good("schedules", "explain", "backfill.one", "--from", "2026-01-01", "--to", "2026-01-04")
+    assert explained.out.count("backfilled") == 3
+
+
+def test_a_backfill_under_overlap_skip_says_how_to_go_on(tmp_path: Path) -> None:
+    entry = {"id": "backfill.skip", **HOURLY, "args": {"text": "by itself"}, "schedule": "0 0 * * *"}
+    good("schedules", "apply", written(tmp_path, entry))
+
+    answer = good("schedules", "backfill", "backfill.skip", "--from", "2026-01-01", "--to", "2026-01-04")
+
+    assert "1 task created.\n" in answer.out
+    assert "give --overlap allow" in answer.out
+    missing = verger("schedules", "backfill", "nowhere", "--from", "2026-01-01")
+    assert (missing.code, missing.err) == (1, "verger: there is no schedule 'nowhere'\n")
+    future = verger("schedules", "backfill", "backfill.skip", "--from", "2999-01-01")
+    assert (future.code, "is not past" in future.err) == (1, True)
+
+
+def test_jobs_show_how_each_schedule_is_doing(tmp_path: Path) -> None:
+    good("schedules", "apply", written(tmp_path, {"id": "jobs.one", **HOURLY, "args": {"text": "job"}}))
+    good("schedules", "run", "jobs.one", "--wait")
+
+    def seen() -> dict[str, Any]:
+        found: list[dict[str, Any]] = good("jobs", "--json").json["jobs"]
+        return next(job for job in found if job["id"] == "jobs.one")
+
+    until(lambda: bool(seen()["durationsMs"]), "the run to be noted")
+
+    assert (seen()["cadence"], seen()["lastStatus"], seen()["overdueSince"]) == ("1h", "completed", None)
+    table = good("jobs").out
+    assert table.startswith("ID ")
+    assert "jobs.one" in table
+
+
+def test_overdue_jobs_end_with_1(tmp_path: Path) -> None:
+    assert good("jobs", "--overdue").out == "No schedule is overdue.\n"
+    entry = {"id": "jobs.late", **HOURLY, "expect_success_within": "1ms"}
+    good("schedules", "apply", written(tmp_path, entry))
+
+    late = verger("jobs", "--overdue")
+
+    assert (late.code, "jobs.late" in late.out, "by " in late.out) == (1, True, True)
+    good("schedules", "apply", written(tmp_path), "--prune")

@@ -149,6 +149,38 @@ async def test_events_over_the_budget_wait_and_over_the_buffer_are_counted(
     assert broker.events_dropped == 70
 
 
+async def test_a_strange_event_and_a_listener_that_fails_stop_no_listening(
+    broker: RabbitBroker, amqp_url: str, names: Names, log_book: LogBook
+) -> None:
+    heard: list[Event] = []
+
+    def listen(event: Event) -> None:
+        if event.task_id == "bad":
+            raise RuntimeError("not this one")
+        heard.append(event)
+
+    await broker.listen(listen, lambda: None)
+
+    def publish(channel: Any) -> None:
+        for body in (
+            b"\xff",
+            b"{}",
+            b'{"event": "e", "at": "2026-01-01T00:00:00Z", "detail": {"x": "' + b"x" * 70_000 + b'"}}',
+            b'{"event": "e", "at": "2026-01-01T00:00:00Z", "taskId": "bad"}',
+            b'{"event": "e", "at": "2026-01-01T00:00:00Z", "taskId": "good"}',
+        ):
+            channel.basic_publish(names.events, "e", body)
+
+    await foreign(amqp_url, publish)
+
+    async def told() -> list[str]:
+        return [str(event.task_id) for event in heard]
+
+    await eventually(told, ["good"])
+    assert len(log_book.find("event.refused")) == 3
+    assert len(log_book.find("event.callback_failed", name="e")) == 1
+
+
 async def test_control_messages_are_json_and_nonsense_is_ignored(
     broker: RabbitBroker, amqp_url: str, names: Names, log_book: LogBook
 ) -> None:

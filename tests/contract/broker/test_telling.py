@@ -3,8 +3,11 @@
 import asyncio
 from datetime import UTC, datetime
 
+import pytest
+
 from schemas.event import ControlCommand, ControlMessage, Event, EventName
 from service.broker.port import Broker
+from service.errors import BrokerUnavailable
 from tests.brokers import SECONDS
 from tests.contract.broker.conftest import TYPES, Adapter
 
@@ -54,3 +57,56 @@ async def test_emitting_neither_waits_nor_drops_what_fits(broker: Broker) -> Non
         broker.emit(lambda: STARTED)
 
     assert broker.events_dropped == 0
+
+
+# ---- listening -------------------------------------------------------------------------------------------------------
+
+
+def no_gap() -> None:
+    raise AssertionError("nothing was interrupted")
+
+
+async def told(heard: "asyncio.Queue[Event]") -> Event:
+    return await asyncio.wait_for(heard.get(), SECONDS)
+
+
+async def test_events_reach_every_listener_until_it_is_closed(adapter: Adapter) -> None:
+    broker = await adapter.open()
+    first, second = asyncio.Queue[Event](), asyncio.Queue[Event]()
+    broker.emit(lambda: STARTED)  # before anybody listens
+    leaving = await broker.listen(first.put_nowait, no_gap)
+    await broker.listen(second.put_nowait, no_gap)
+    # What was sent before may still be on its way to the broker, but not after this one.
+    other = STARTED.model_copy(update={"task_id": "8"})
+    broker.emit(lambda: other)
+    while (event := await told(first)) != other:
+        assert event == STARTED
+    while await told(second) != other:
+        pass
+
+    await leaving.close()
+    await leaving.close()
+    broker.emit(lambda: STARTED)
+
+    assert await told(second) == STARTED
+    assert first.empty()
+
+
+async def test_events_of_other_processes_are_heard_where_there_are_any(adapter: Adapter) -> None:
+    heard = asyncio.Queue[Event]()
+    sender, receiver = await adapter.open(), await adapter.open()
+    await receiver.listen(heard.put_nowait, no_gap)
+
+    sender.emit(lambda: STARTED)
+    if not adapter.shared:
+        receiver.emit(lambda: STARTED)
+
+    assert await told(heard) == STARTED
+
+
+async def test_nobody_listens_to_a_broker_that_is_not_open(adapter: Adapter) -> None:
+    broker = adapter.make()
+    adapter.made.append(broker)
+
+    with pytest.raises(BrokerUnavailable):
+        await broker.listen(lambda event: None, no_gap)

@@ -6,7 +6,7 @@ from typing import Any
 from uuid import uuid4
 
 from schemas.outcome import Completed, Failed, Outcome
-from schemas.schedule import Schedule
+from schemas.schedule import Schedule, Skip, SkipReason
 from schemas.task import Task, TaskError
 from schemas.worker import Worker
 from service.states import Seen, relay_at, settle as settle_move
@@ -159,6 +159,12 @@ def a_fire(schedule: Schedule, **fields: Any) -> FireClaim:
     """The fire that is due, and the next one in an hour."""
     usual: dict[str, Any] = {"fire_at": schedule.next_fire_at, "next_fire_at": now() + HOUR}
     return FireClaim(schedule, **(usual | fields))
+
+
+def a_skip(reason: str = "overlap", count: int = 1, **fields: Any) -> Skip:
+    """Of the fire that was due a minute ago."""
+    usual: dict[str, Any] = {"since": now() - MINUTE, "until": now() - MINUTE}
+    return Skip(reason=SkipReason(reason), count=count, **(usual | fields))
 
 
 # ---- workers ---------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from schemas.outcome import Completed
+from schemas.outcome import Cancelled, Completed
 from schemas.task import TaskStatus
 from service.errors import Conflict, NotFound
 from service.states import Seen
@@ -50,9 +50,11 @@ async def test_a_running_task_is_asked_to_stop(store: Store) -> None:
     assert asked.cancel_requested_at is not None
 
 
-async def test_a_finished_task_stays_as_it_is(store: Store) -> None:
-    for task in (await finished(store, "completed"), await dead(store, "dead")):
-        assert await store.tasks.cancel(task.id, "too late") == task
+async def test_a_finished_task_is_not_cancelled(store: Store) -> None:
+    cancelled = await finished(store, "cancelled", Cancelled("asked for"))
+    for task in (await finished(store, "completed"), await dead(store, "dead"), cancelled):
+        with pytest.raises(Conflict, match=f"'{task.id}' is {task.status} already"):
+            await store.tasks.cancel(task.id, "too late")
         assert await look(store, task.id) == task
 
 

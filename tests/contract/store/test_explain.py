@@ -13,7 +13,7 @@ from schemas.task import Progress, Task, TaskStatus
 from service.states import rescue
 from service.store.mongo import MongoStore
 from service.store.mongo.documents import task_document
-from service.store.port import Claimed, FireEnd, RelayMove, Retention, RunEnd, Store, TaskFilter
+from service.store.port import Claimed, DeadFilter, FireEnd, Page, RelayMove, Retention, RunEnd, Store, TaskFilter
 from tests.conftest import DatabaseClient
 from tests.contract.store.steps import (
     HOUR,
@@ -37,6 +37,8 @@ from tests.contract.store.steps import (
 
 TYPES = [f"type{number}" for number in range(6)]
 FINISHED, PENDING, RUNNING = 5000, 200, 50
+AGO = now() - timedelta(days=1, hours=20)
+"""Early in the past that the tasks have."""
 SLACK = 2
 """Keys beyond one for each document: the end of a range, or a type that has none."""
 
@@ -54,6 +56,7 @@ def history() -> Iterator[Task]:
             finished_at=at,
             relay_at=at if number % 500 == 9 else None,
             schedule_id=f"s{number % 40:02}",
+            last_error=an_error("Rare" if number % 500 == 19 else "Usual") if number % 10 == 9 else None,
         )
     for number in range(PENDING):
         at = now() - (PENDING - number) * SECOND
@@ -179,6 +182,66 @@ async def test_a_page_costs_what_it_shows(
     )
 
 
+@pytest.mark.parametrize(
+    "which",
+    [
+        TaskFilter(created_from=AGO, created_to=AGO + HOUR),
+        TaskFilter(task_type="type3", created_to=AGO),
+        TaskFilter(schedule_id="s07", created_from=AGO),
+        TaskFilter(finished_from=AGO, finished_to=AGO + HOUR),
+        TaskFilter(task_type="type3", status=TaskStatus.FAILED, finished_to=AGO),
+    ],
+    ids=str,
+)
+async def test_the_time_that_orders_a_list_is_served_by_its_index(
+    store: Store, profile: Profile, which: TaskFilter
+) -> None:
+    pages: list[Page] = []
+
+    async def look_through() -> None:
+        pages.append(await store.tasks.find(which, limit=10))
+        pages.append(await store.tasks.find(which, limit=10, cursor=pages[0].cursor))
+
+    # A key of each type, and with no status of each kind of end.
+    check(await profile.of(look_through), slack=4 * len(TYPES))
+    assert all(page.tasks for page in pages)
+
+
+@pytest.mark.parametrize(
+    "which",
+    [
+        TaskFilter(error="nothing says this"),
+        TaskFilter(error="nothing says this", task_type="type3", status=TaskStatus.COMPLETED),
+        TaskFilter(error="nothing says this", finished_from=AGO - HOUR * 1000),
+        TaskFilter(tenant_id="nobody", status=TaskStatus.COMPLETED),
+        TaskFilter(tenant_id="nobody", status=TaskStatus.PENDING),
+        TaskFilter(created_to=AGO - HOUR * 1000, status=TaskStatus.COMPLETED),
+    ],
+    ids=str,
+)
+async def test_what_no_index_serves_is_looked_for_in_so_many_tasks_and_no_more(
+    store: Store, profile: Profile, which: TaskFilter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scanned = 150
+    monkeypatch.setattr("service.store.mongo.tasks.SCANNED", scanned)
+    pages: list[Page] = []
+
+    entries = await profile.of(lambda: find(store, which, pages))
+
+    assert pages[0].tasks == []
+    assert pages[0].cursor is not None
+    for entry in entries:
+        assert "COLLSCAN" not in entry.get("planSummary", "")
+        assert not entry.get("hasSortStage")
+        assert entry.get("keysExamined", 0) <= scanned + 4 * len(TYPES), entry["command"]
+        assert entry.get("docsExamined", 0) <= scanned
+    assert sum(entry.get("docsExamined", 0) for entry in entries) <= scanned
+
+
+async def find(store: Store, which: TaskFilter, pages: list[Page]) -> None:
+    pages.append(await store.tasks.find(which, limit=10))
+
+
 @pytest.mark.parametrize("schedule_id", ["s07", "unknown"])
 async def test_a_page_of_a_schedule_costs_what_it_shows(store: Store, profile: Profile, schedule_id: str) -> None:
     check(await profile.of(lambda: store.tasks.find(TaskFilter(schedule_id=schedule_id), limit=10)))
@@ -200,6 +263,7 @@ async def test_a_fire_costs_what_it_changes(store: Store, profile: Profile) -> N
     check(await profile.of(lambda: store.schedules.begin_fires([a_fire(each) for each in schedules], "s1")))
     [held, *_] = await store.schedules.open_fires()
     check(await profile.of(lambda: store.schedules.take_over(held, "s2")))
+    check(await profile.of(lambda: store.schedules.mark_overdue(held, now())))
 
 
 async def test_a_count_reads_an_index_and_no_task_but_those_that_run(store: Store, profile: Profile) -> None:
@@ -209,6 +273,62 @@ async def test_a_count_reads_an_index_and_no_task_but_those_that_run(store: Stor
     for entry in entries:
         assert "COLLSCAN" not in entry["planSummary"]
         assert entry["docsExamined"] <= RUNNING
+
+
+DEAD = FINISHED // 10
+
+
+async def test_dead_letters_of_a_fingerprint_cost_keys_of_dead_letters_and_the_tasks_they_show(
+    store: Store, profile: Profile
+) -> None:
+    which = DeadFilter(fingerprint="rare")
+    found: list[Task] = []
+
+    async def look_through() -> None:
+        cursor = None
+        while True:
+            page = await store.dead.find(which, limit=4, cursor=cursor)
+            found.extend(page.tasks)
+            if (cursor := page.cursor) is None:
+                break
+        await store.dead.count(which, 1000)
+
+    entries = await profile.of(look_through)
+
+    assert len(found) == 10
+    for entry in entries:
+        assert "COLLSCAN" not in entry["planSummary"] and not entry.get("hasSortStage")
+        assert entry["keysExamined"] <= DEAD + 10
+        assert entry["docsExamined"] <= entry["nreturned"] + SLACK
+
+
+async def test_groups_of_dead_letters_are_read_from_an_index_alone(store: Store, profile: Profile) -> None:
+    entries = await profile.of(lambda: store.dead.groups(DeadFilter(), newest=200, most=10))
+
+    grouping, samples = entries
+    assert (grouping["docsExamined"], grouping["planSummary"].split()[0]) == (0, "IXSCAN")
+    assert grouping["keysExamined"] <= 200 + SLACK
+    check([samples])
+
+
+async def test_a_discard_costs_what_it_writes(store: Store, profile: Profile) -> None:
+    dead = [task.id for task in (await store.dead.find(DeadFilter(fingerprint="rare"), limit=3)).tasks]
+
+    async def discard() -> None:
+        assert await store.dead.discard([*dead, "gone"], "not needed") == set(dead)
+
+    check(await profile.of(discard))
+
+
+async def test_who_stands_for_an_id_is_found_by_an_index(store: Store, profile: Profile) -> None:
+    await store.tasks.create([a_task("asker", live_key="name:p1")])
+
+    async def look_for_it() -> None:
+        assert await store.tasks.standing_for("asker") is not None
+        assert await store.tasks.standing_for("nobody") is None
+        assert await store.tasks.owner("name:p1") is not None
+
+    check(await profile.of(look_for_it))
 
 
 # ---- what happens all the time ---------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Looking through tasks, page by page."""
 
 from base64 import urlsafe_b64encode
+from dataclasses import replace
 
 import pytest
 
@@ -9,14 +10,17 @@ from schemas.task import Task, TaskStatus
 from service.errors import InvalidInput
 from service.store.port import Store, TaskFilter
 from tests.contract.store.steps import (
+    HOUR,
     MINUTE,
     SECOND,
     a_task,
+    an_error,
     claim,
     dead,
     end,
     failed,
     finished,
+    look,
     now,
     running,
     some_tasks,
@@ -108,6 +112,69 @@ async def test_each_status_is_listed_by_when_a_task_got_there(store: Store) -> N
         ]
         assert await ids(store, TaskFilter(status=TaskStatus(status), task_type="other")) == []
     assert await ids(store, TaskFilter(status=TaskStatus.PENDING)) == ["pending-1", "pending-0"]
+
+
+async def test_times_select_from_the_one_on_and_before_the_other(store: Store) -> None:
+    await store.tasks.create([created(f"t{n}", n, schedule_id="s") for n in range(5)])
+    first, last = (await look(store, "t1")).created_at, (await look(store, "t3")).created_at
+
+    for which in (TaskFilter(), TaskFilter(schedule_id="s"), TaskFilter(status=TaskStatus.PENDING)):
+        between = replace(which, created_from=first, created_to=last)
+        assert sorted(await ids(store, between)) == ["t1", "t2"]
+        assert sorted(await ids(store, replace(which, created_from=last))) == ["t3", "t4"]
+        assert sorted(await ids(store, replace(which, created_to=first))) == ["t0"]
+
+
+async def test_the_time_of_the_end_selects_what_has_finished(store: Store) -> None:
+    await finished(store, "completed")
+    await dead(store, "failed")
+    await running(store, "running")
+    await store.tasks.create([created("pending", 0)])
+    failed_at = (await look(store, "failed")).finished_at
+    assert failed_at is not None
+
+    assert await ids(store, TaskFilter(finished_from=now() - HOUR)) == ["failed", "completed"]
+    assert await ids(store, TaskFilter(finished_to=failed_at)) == ["completed"]
+    assert await ids(store, TaskFilter(finished_from=failed_at, status=TaskStatus.FAILED)) == ["failed"]
+    for status in (TaskStatus.RUNNING, TaskStatus.PENDING):
+        assert await ids(store, TaskFilter(finished_from=now() - HOUR, status=status)) == []
+
+
+async def test_the_last_error_is_searched_as_it_is_written(store: Store) -> None:
+    for task_id, kind, message in (("a", "OSError", "No space left (disk 7)"), ("b", "Timeout", "it took too long")):
+        error = an_error(kind).model_copy(update={"message": message})
+        await store.upkeep.put_dead(a_task(task_id, status=TaskStatus.FAILED, last_error=error))
+    await finished(store, "c")
+
+    assert await ids(store, TaskFilter(error="LEFT (disk")) == ["a"]
+    assert await ids(store, TaskFilter(error=".*")) == []
+    assert await ids(store, TaskFilter(error="timeout", status=TaskStatus.FAILED, task_type="report")) == ["b"]
+
+
+@pytest.mark.parametrize("status", [None, TaskStatus.PENDING])
+async def test_a_search_goes_on_where_it_stopped(
+    store: Store, status: TaskStatus | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.store.mongo.tasks.SCANNED", 4)
+    at = now()
+    tasks = [
+        # Every second has the same time as its neighbour, every fifth is looked for.
+        created(f"t{n:02}", n // 2, task_type=f"type{n % 3}", tenant_id="x" if n % 5 == 0 else None)
+        for n in range(22)
+    ]
+    await store.tasks.create([task.model_copy(update={"relay_at": at + (task.created_at - at)}) for task in tasks])
+
+    found = await pages(store, TaskFilter(tenant_id="x", status=status), 10)
+
+    assert [task_id for page in found for task_id in page] == ["t20", "t15", "t10", "t05", "t00"]
+    assert [] in found
+    assert max(map(len, found)) <= 4
+
+
+async def test_a_search_that_is_full_before_it_stops_goes_on_there(store: Store) -> None:
+    await store.tasks.create([created(f"t{n}", n, tenant_id="x") for n in range(5)])
+
+    assert await pages(store, TaskFilter(tenant_id="x"), 2) == [["t4", "t3"], ["t2", "t1"], ["t0"]]
 
 
 async def test_filters_add_up(store: Store) -> None:

@@ -19,6 +19,7 @@ from service.store.port import (
     Known,
     NotDone,
     RelayMove,
+    RunEnd,
     Settled,
     Store,
 )
@@ -30,6 +31,7 @@ from tests.contract.store.steps import (
     a_beat,
     a_fire,
     a_schedule,
+    a_skip,
     a_task,
     claim,
     dead,
@@ -278,13 +280,16 @@ async def test_what_is_idempotent_is_repeated(store: Store, wire: Wire, monkeypa
     [held] = await store.schedules.begin_fires([a_fire(schedule)], "s1")
     token = (await running(store, "running")).claim_token or ""
     await dead(store, "dead")
+    await store.tasks.create([a_task("pending")])
     due = now() + HOUR
     operations: list[tuple[str, Callable[[], Awaitable[object]]]] = [
         ("insert", lambda: store.tasks.create([a_task("new")])),
         ("findAndModify", lambda: store.tasks.cancel("running", "not needed")),
+        ("findAndModify", lambda: store.tasks.cancel("pending", "not needed")),
         ("findAndModify", lambda: store.tasks.replay("dead", due)),
         ("update", lambda: store.claims.save("running", token, progress=None, checkpoint=1, keep_checkpoint=True)),
-        ("update", lambda: store.schedules.end_fires([FireEnd(held, "fire:s@t", {"overlap": 1})])),
+        ("update", lambda: store.schedules.end_fires([FireEnd(held, "fire:s@t", a_skip())])),
+        ("update", lambda: store.schedules.record_runs([RunEnd("s", "t", TaskStatus.COMPLETED, due, 1)])),
     ]
     monkeypatch.undo()
     for command, operation in operations:
@@ -294,9 +299,11 @@ async def test_what_is_idempotent_is_repeated(store: Store, wire: Wire, monkeypa
 
     assert (await look(store, "new")).status is TaskStatus.PENDING
     assert (await look(store, "running")).cancel_requested_at is not None
+    assert (await look(store, "pending")).status is TaskStatus.CANCELLED
     assert (await look(store, "running")).checkpoint == 1
     assert (await look(store, "dead")).status is TaskStatus.PENDING
-    assert (await look_at(store)).skipped == {"overlap": 1}
+    schedule = await look_at(store)
+    assert (schedule.skipped, len(schedule.recent_skips), len(schedule.recent_runs)) == ({"overlap": 1}, 1, 1)
 
 
 async def test_p18_a_fire_whose_reply_was_lost_is_left_to_take_over(store: Store, wire: Wire) -> None:

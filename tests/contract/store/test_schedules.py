@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from schemas.schedule import Misfire, Overlap, Schedule
+from schemas.schedule import RECENT, Misfire, Overlap, Schedule
 from schemas.task import TaskStatus
 from service.errors import Conflict, PayloadRefused
 from service.store.port import FireEnd, RunEnd, Store
@@ -17,6 +17,7 @@ from tests.contract.store.steps import (
     SECOND,
     a_fire,
     a_schedule,
+    a_skip,
     kept,
     look_at,
     now,
@@ -81,7 +82,7 @@ async def test_a_schedule_that_cannot_be_kept_is_refused(store: Store, body: dic
 
 async def test_an_edit_leaves_alone_what_the_engine_keeps(store: Store) -> None:
     held = await begun(store, jitter=MINUTE, source="file")
-    await store.schedules.end_fires([FireEnd(held, "fire:s@t", {"overlap": 2})])
+    await store.schedules.end_fires([FireEnd(held, "fire:s@t", a_skip(count=2))])
     await store.schedules.record_runs([RunEnd("s", "fire:s@t", TaskStatus.COMPLETED, now(), 5)])
     [before] = [await look_at(store)]
 
@@ -259,7 +260,7 @@ async def test_p17_a_misfire_only_moves_on(store: Store) -> None:
     [schedule] = await kept(store, a_schedule())
     following = now() + HOUR
 
-    assert await begin(store, schedule, fire_at=None, next_fire_at=following, skipped={"misfire": 3}) is None
+    assert await begin(store, schedule, fire_at=None, next_fire_at=following, skip=a_skip("misfire", 3)) is None
 
     after = await look_at(store)
     assert (after.firing, after.next_fire_at, after.skipped) == (None, following, {"misfire": 3})
@@ -299,7 +300,7 @@ async def test_p17_an_overlap_skip_is_counted_with_the_clear_once(store: Store) 
     held = await begun(store)
 
     for _ in range(2):
-        await store.schedules.end_fires([FireEnd(held, None, {"overlap": 1})])
+        await store.schedules.end_fires([FireEnd(held, None, a_skip())])
 
     after = await look_at(store)
     assert (after.firing, after.skipped, after.last_task_id) == (None, {"overlap": 1}, None)
@@ -312,7 +313,7 @@ async def test_p17_a_clear_that_comes_late_leaves_the_next_fire_alone(store: Sto
     second = await begin(store, schedule)
     assert second is not None
 
-    await store.schedules.end_fires([FireEnd(first, "fire:s@1", {"overlap": 1})])
+    await store.schedules.end_fires([FireEnd(first, "fire:s@1", a_skip())])
 
     assert await look_at(store) == second
 
@@ -339,7 +340,7 @@ async def test_p18_whoever_lost_a_fire_writes_nothing_more_for_it(store: Store) 
     left = await begun(store)
     mine = await store.schedules.take_over(left, "s2")
 
-    await store.schedules.end_fires([FireEnd(left, "fire:s@t", {"overlap": 1})])
+    await store.schedules.end_fires([FireEnd(left, "fire:s@t", a_skip())])
 
     assert await look_at(store) == mine
 
@@ -410,3 +411,154 @@ async def test_runs_of_schedules_that_are_gone_are_forgotten(store: Store) -> No
 
     assert (await look_at(store)).last_status is TaskStatus.COMPLETED
     assert [schedule.id for schedule in await store.schedules.all()] == ["s"]
+
+
+async def test_the_newest_runs_are_remembered_in_the_order_of_their_ends(store: Store) -> None:
+    await kept(store, a_schedule())
+    start = now() - HOUR
+    ends = [
+        RunEnd("s", f"t{number}", TaskStatus.COMPLETED, start + number * SECOND, number) for number in range(RECENT + 5)
+    ]
+
+    await store.schedules.record_runs(ends[10:])
+    await store.schedules.record_runs(ends[:10])
+    await store.schedules.record_runs([ends[-1], ends[0]])
+
+    remembered = (await look_at(store)).recent_runs
+    assert [run.task_id for run in remembered] == [f"t{number}" for number in range(5, RECENT + 5)]
+    assert [run.duration_ms for run in remembered] == list(range(5, RECENT + 5))
+
+
+async def test_a_task_that_ends_again_after_a_replay_is_another_run(store: Store) -> None:
+    await kept(store, a_schedule())
+
+    for status, at in ((TaskStatus.FAILED, now() - MINUTE), (TaskStatus.COMPLETED, now())):
+        await store.schedules.record_runs([RunEnd("s", "t", status, at, 1)])
+
+    assert [run.status for run in (await look_at(store)).recent_runs] == [TaskStatus.FAILED, TaskStatus.COMPLETED]
+
+
+async def test_the_newest_skips_are_remembered_with_their_reason(store: Store) -> None:
+    [schedule] = await kept(store, a_schedule())
+    passed = a_skip("misfire", 3, until=now())
+    held = await begin(store, schedule, skip=passed)
+    assert held is not None
+    refused = a_skip("overlap", by="fire:s@0")
+
+    await store.schedules.end_fires([FireEnd(held, None, refused)])
+
+    after = await look_at(store)
+    assert (after.recent_skips, after.skipped) == ([passed, refused], {"misfire": 3, "overlap": 1})
+
+
+async def test_no_more_skips_are_remembered_than_fit(store: Store) -> None:
+    [schedule] = await kept(store, a_schedule())
+    for number in range(RECENT + 3):
+        skip = a_skip("misfire", number + 1)
+        assert await begin(store, schedule, fire_at=None, next_fire_at=now() - MINUTE, skip=skip) is None
+        schedule = await look_at(store)
+
+    assert [skip.count for skip in schedule.recent_skips] == list(range(4, RECENT + 4))
+
+
+async def test_lists_leave_out_what_is_recent_unless_it_is_asked_for(store: Store) -> None:
+    held = await begun(store)
+    await store.schedules.record_runs([RunEnd("s", "t", TaskStatus.COMPLETED, now(), 1)])
+
+    [brief], [full], [opened] = (
+        await store.schedules.all(),
+        await store.schedules.all(recent=True),
+        await store.schedules.open_fires(),
+    )
+
+    assert (brief.recent_runs, opened.recent_runs) == ([], [])
+    assert full == await look_at(store)
+    assert len(full.recent_runs) == 1
+    assert opened.firing == held.firing
+
+
+# ---- the whole set ---------------------------------------------------------------------------------------------------
+
+
+async def test_each_write_is_a_revision_of_the_whole_set_and_fires_are_not(store: Store) -> None:
+    before = await store.schedules.revision()
+
+    held = await begun(store)
+    await store.schedules.end_fires([FireEnd(held, "fire:s@t")])
+
+    assert await store.schedules.revision() == before + 1
+
+
+@pytest.mark.parametrize("change", ["created", "edited", "deleted"])
+async def test_a_write_of_the_whole_set_is_a_conflict_when_anything_changed(store: Store, change: str) -> None:
+    [schedule] = await kept(store, a_schedule("other"))
+    revision = await store.schedules.revision()
+    match change:
+        case "created":
+            await kept(store, a_schedule("new"))
+        case "edited":
+            await kept(store, schedule)
+        case "deleted":
+            await store.schedules.write([], [schedule])
+    before = await store.schedules.all()
+
+    with pytest.raises(Conflict):
+        await store.schedules.write([a_schedule("mine")], revision=revision)
+
+    assert await store.schedules.all() == before
+
+
+async def test_of_two_writers_of_the_whole_set_one_wins_although_they_share_no_schedule(adapter: Adapter) -> None:
+    stores = [await adapter.open(), await adapter.open()]
+    for number in range(10):
+        revision = await stores[0].schedules.revision()
+
+        answers = await asyncio.gather(
+            *(
+                store.schedules.write([a_schedule(f"{name}{number}")], revision=revision)
+                for name, store in zip("ab", stores, strict=True)
+            ),
+            return_exceptions=True,
+        )
+
+        assert sorted(type(answer).__name__ for answer in answers) == ["Conflict", "NoneType"]
+        assert len(await stores[0].schedules.all()) == number + 1
+
+
+# ---- overdue ---------------------------------------------------------------------------------------------------------
+
+
+async def test_of_two_schedulers_one_marks_a_schedule_overdue(adapter: Adapter) -> None:
+    one, other = await adapter.open(), await adapter.open()
+    [read] = await kept(one, a_schedule())
+    since = now()
+
+    marked = await asyncio.gather(*(store.schedules.mark_overdue(read, since) for store in (one, other, one)))
+    after = await look_at(one)
+    unmarked = await asyncio.gather(*(store.schedules.mark_overdue(after, None) for store in (one, other)))
+
+    assert (sorted(marked), sorted(unmarked)) == ([False, False, True], [False, True])
+    assert after.overdue_since == since
+    assert (await look_at(one)).overdue_since is None
+
+
+@pytest.mark.parametrize("change", ["edited", "succeeded", "deleted"])
+async def test_what_changed_since_the_look_is_not_marked_overdue(store: Store, change: str) -> None:
+    [read] = await kept(store, a_schedule())
+    match change:
+        case "edited":
+            await kept(store, read)
+        case "succeeded":
+            await store.schedules.record_runs([RunEnd("s", "t", TaskStatus.COMPLETED, now(), 1)])
+        case "deleted":
+            await store.schedules.write([], [read])
+
+    assert not await store.schedules.mark_overdue(read, now())
+
+
+async def test_writers_of_different_schedules_do_not_hinder_each_other(adapter: Adapter) -> None:
+    stores = [await adapter.open() for _ in range(6)]
+
+    await asyncio.gather(*(store.schedules.write([a_schedule(f"s{n}")]) for n, store in enumerate(stores)))
+
+    assert len(await stores[0].schedules.all()) == await stores[0].schedules.revision() == len(stores)

@@ -1,0 +1,1 @@
+"""The admin API: what operators and programs ask of an installation over HTTP."""

@@ -1,0 +1,59 @@
+"""The admin API as an ASGI app."""
+
+import asyncio
+import pkgutil
+from importlib import import_module
+
+from fastapi import Depends, FastAPI, Request
+
+from actors.api import routes
+from actors.api.gate import Gate
+from actors.api.openapi import describe
+from actors.api.parts import Parts
+from actors.api.problems import explain_errors
+from service.access_keys import KeyRing
+from service.errors import InvalidInput
+from service.version import VERSION
+
+MOST_BYTES = 8 * 1024 * 1024
+"""Of a request's body. What a task's body may have is a setting, which is at most this."""
+
+
+def make_api(parts: Parts, keys: KeyRing) -> FastAPI:
+    """The whole API on these parts, for whoever has one of these keys."""
+    app = FastAPI(
+        title="Verger",
+        version=VERSION,
+        # Its pages would load scripts from elsewhere.
+        docs_url=None,
+        redoc_url=None,
+        # What is not found is a problem, not a redirection.
+        redirect_slashes=False,
+        dependencies=[Depends(_refuse_unknown_parameters)],
+    )
+    app.state.parts = parts
+    # Set when the server stops: an answer that goes on for ever ends then.
+    app.state.closing = asyncio.Event()
+    # The routes of tasks are the last: an id may hold slashes, so that one of them is reached by many paths.
+    names = [module.name for module in pkgutil.iter_modules(routes.__path__)]
+    for name in sorted(names, key=lambda name: (name == "tasks", name)):
+        app.include_router(import_module(f"{routes.__name__}.{name}").router)
+    explain_errors(app)
+    app.openapi = lambda: describe(app)  # type: ignore[method-assign]
+    app.add_middleware(Gate, keys=keys, hosts=parts.settings.api_hosts, most_bytes=MOST_BYTES)
+    return app
+
+
+async def _refuse_unknown_parameters(request: Request) -> None:
+    """A filter that is misspelt must not select everything."""
+    if not request.query_params:
+        return
+    route = request.scope["route"]
+    operation = request.app.openapi()["paths"].get(route.path_format, {}).get(request.method.lower())
+    if operation is None:
+        return
+    known = [each["name"] for each in operation.get("parameters", []) if each["in"] == "query"]
+    for name, value in request.query_params.multi_items():
+        if name not in known:
+            fix = f"known: {', '.join(known)}" if known else "this path takes none"
+            raise InvalidInput(name, value, "is no parameter of this path", fix)

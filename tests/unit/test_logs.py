@@ -1,0 +1,256 @@
+"""The pipe of the logs: what a line holds, and what it never holds."""
+
+import asyncio
+import json
+import logging
+import re
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+import structlog
+
+from service.log_events import LogEvent
+from service.logs import LONGEST, MOST_FRAMES, MOST_ITEMS, bind, configure_logs
+from service.settings import Settings
+
+MONGO_SECRET, AMQP_SECRET, HANDLER_SECRET = "mongo-s3cret/x", "amqp-s3cret", "hunter2-hunter2"
+Lines = Callable[[], list[dict[str, Any]]]
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    """The set-up of the logs is the process's."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+    bind({})
+
+
+def settings(**more: Any) -> Settings:
+    return Settings(
+        mongodb_url=f"mongodb://ada:{MONGO_SECRET.replace('/', '%2F')}@db.example.org/",
+        amqp_url=f"amqp://ada:{AMQP_SECRET}@mq.example.org/",
+        actors=("myapp.jobs",),
+        **more,
+    )
+
+
+@pytest.fixture
+def lines(capsys: pytest.CaptureFixture[str]) -> Lines:
+    """Sets up JSON lines; gives those that were written since."""
+    configure_logs(settings())
+    return lambda: [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+
+
+def new_logger() -> Any:
+    """One that no other test has used: the first use keeps the set-up."""
+    return structlog.get_logger()
+
+
+def test_a_line_is_an_event_with_level_time_and_fields(lines: Lines) -> None:
+    new_logger().info(LogEvent.TASK_STARTED, task_type="a.b", id="1", attempt=1)
+
+    (line,) = lines()
+    assert line | {"timestamp": None} == {
+        "event": "task.started",
+        "level": "info",
+        "timestamp": None,
+        "task_type": "a.b",
+        "id": "1",
+        "attempt": 1,
+    }
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z", line["timestamp"])
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"password": HANDLER_SECRET},
+        {"api_key": HANDLER_SECRET},
+        {"Authorization": f"Bearer {HANDLER_SECRET}"},
+        {"headers": {"X-Api-Key": HANDLER_SECRET, "cookie": HANDLER_SECRET}},
+        {"body": {"anything": HANDLER_SECRET}},
+        {"request": {"parts": [{"taskBody": {"note": HANDLER_SECRET}}]}},
+        {"error": f"login failed: password={HANDLER_SECRET}"},
+        {"error": f'{{"token": "{HANDLER_SECRET}"}} was refused'},
+        {"reason": f"Authorization: Bearer {HANDLER_SECRET}"},
+        {"reason": f"sent Bearer {HANDLER_SECRET} twice"},
+        {"error": f"cannot reach https://ada:{HANDLER_SECRET}@example.org/x"},
+        {"nested": [f"secret: {HANDLER_SECRET}"]},
+        {"error": ValueError(f"password='{HANDLER_SECRET}'")},
+        {"url": f"mongodb://ada:{MONGO_SECRET}@db/", "password_hint": HANDLER_SECRET},
+        {"error": f"the driver says {AMQP_SECRET}"},
+        {"error": f"the driver says {MONGO_SECRET} and {MONGO_SECRET.replace('/', '%2F')}"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_a_secret_is_in_no_line(fields: dict[str, Any], log_format: str, capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs(settings(log_format=log_format))
+
+    new_logger().error("thing.happened", **fields)
+
+    said = capsys.readouterr().err
+    assert "thing.happened" in said
+    assert "***" in said
+    for secret in (HANDLER_SECRET, AMQP_SECRET, "s3cret"):
+        assert secret not in said
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_a_secret_in_an_exception_or_in_the_lines_of_a_library_is_in_no_line(
+    log_format: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure_logs(settings(log_format=log_format))
+    password = HANDLER_SECRET
+
+    try:
+        raise RuntimeError(f"token={password} for amqp://ada:{AMQP_SECRET}@mq/")
+    except RuntimeError:
+        new_logger().exception("thing.crashed")
+        logging.getLogger("somebody").exception("with password=%s", password)
+        logging.getLogger("somebody").warning("more", extra={"api_key": password, "deep": {"secret": password}})
+    new_logger().error("task.failed", traceback=f'Traceback:\n  File "a.py", line 3, in f\nX: secret={password}')
+
+    said = capsys.readouterr().err
+    assert said.count("a.py") == 1
+    assert said.count("RuntimeError") >= 2
+    assert HANDLER_SECRET not in said
+    assert "s3cret" not in said
+
+
+def test_what_is_no_secret_is_shown(lines: Lines) -> None:
+    shown = {
+        "claim_token": "abc",
+        "input_tokens": 340,
+        "error": "the list of tokens ends too early",
+        "path": "https://example.org/a@b",
+        "retry_at": "2026-10-09T12:00:00+00:00",
+    }
+
+    new_logger().info("thing.happened", **shown)
+
+    (line,) = lines()
+    assert {key: line[key] for key in shown} == shown
+
+
+class Strange:
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
+class Colour(StrEnum):
+    RED = "red"
+
+
+def test_every_value_is_bounded_and_none_costs_the_line(lines: Lines) -> None:
+    deep: Any = "end"
+    for _ in range(50):
+        deep = {"inner": deep}
+
+    new_logger().info(
+        "thing.happened",
+        text="x" * 100_000,
+        nested={"texts": ["y" * 100_000] * 1000, "map": dict.fromkeys(map(str, range(1000)), 1)},
+        deep=deep,
+        strange=Strange(),
+        data=b"x" * 5000,
+        colour=Colour.RED,
+        path=Path("/a"),
+        uid=UUID(int=7),
+        half="\ud800",
+        large=2**70,
+        numbers={1: 2},
+    )
+    new_logger().info("thing.happened", larger=10**5000)
+
+    first, second = lines()
+    assert len(first["text"]) == LONGEST + 1
+    assert len(first["nested"]["texts"]) == len(first["nested"]["map"]) == MOST_ITEMS
+    assert len(first["nested"]["texts"][0]) == LONGEST + 1
+    assert json.dumps(first["deep"]).count("inner") == 5
+    assert first["strange"] == "(Strange: ValueError)"
+    assert first["data"] == "5000 bytes"
+    assert (first["colour"], first["path"], first["uid"]) == ("red", "/a", str(UUID(int=7)))
+    assert first["large"] == 2**70
+    assert first["numbers"] == {"1": 2}
+    assert second["event"] == "thing.happened"
+
+
+def test_a_stack_trace_is_a_field_with_frames(lines: Lines) -> None:
+    def inner() -> None:
+        raise KeyError("x")
+
+    try:
+        inner()
+    except KeyError:
+        new_logger().exception("thing.crashed")
+    new_logger().error(
+        "task.failed", traceback="Traceback (most recent call last):\n" + '  File "jobs.py", line 3, in work\n' * 90
+    )
+
+    ours, handlers = lines()
+    assert ours["exception"][0]["exc_type"] == "KeyError"
+    assert ours["exception"][0]["frames"][-1]["name"] == "inner"
+    assert "locals" not in json.dumps(ours)
+    assert handlers["traceback"] == [{"filename": "jobs.py", "lineno": 3, "name": "work"}] * MOST_FRAMES
+
+
+def test_people_see_a_stack_trace_below_the_line(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs(settings(log_format="console"))
+
+    new_logger().error("task.failed", id="1", traceback='Traceback:\n  File "jobs.py", line 3, in work\nKeyError')
+
+    line, *below = capsys.readouterr().err.splitlines()
+    assert "task.failed" in line and "jobs.py" not in line
+    assert below[-1] == "KeyError"
+
+
+async def test_what_is_bound_is_on_each_line_of_its_task_alone(lines: Lines) -> None:
+    async def run(number: str) -> None:
+        bind({"id": number, "task_type": "a.b"})
+        await asyncio.sleep(0)
+        new_logger().info("letter.sent", to="ada")
+        logging.getLogger("myapp.mail").info("sent to %s", "ada", extra={"size": 3})
+        await asyncio.create_task(inner())
+        with ThreadPoolExecutor(1) as threads:
+            call = copy_context().run
+            await asyncio.get_running_loop().run_in_executor(threads, call, new_logger().info, "letter.stamped")
+
+    async def inner() -> None:
+        new_logger().info("letter.written", id="mine")
+
+    await asyncio.gather(run("1"), run("2"))
+    new_logger().info("thing.happened")
+
+    said = lines()
+    by_event = {event: [line for line in said if line["event"] == event] for event in {line["event"] for line in said}}
+    assert sorted(line["id"] for line in by_event["letter.sent"]) == ["1", "2"]
+    assert sorted(line["id"] for line in by_event["letter.stamped"]) == ["1", "2"]
+    foreign = by_event["sent to ada"]
+    assert sorted(line["id"] for line in foreign) == ["1", "2"]
+    assert {(line["logger"], line["level"], line["size"]) for line in foreign} == {("myapp.mail", "info", 3)}
+    assert [line["id"] for line in by_event["letter.written"]] == ["mine", "mine"]
+    assert "id" not in by_event["thing.happened"][0]
+
+
+def test_libraries_are_heard_from_warning_on_and_handlers_as_the_level_says(lines: Lines) -> None:
+    logging.getLogger("uvicorn.error").info("chatter")
+    logging.getLogger("uvicorn.error").warning("trouble")
+    logging.getLogger("myapp.jobs").info("news")
+    logging.getLogger("myapp.jobs").debug("detail")
+    logging.getLogger("pymongo.topology").error("reported by the store's own lines")
+
+    assert [(line["event"], line["logger"]) for line in lines()] == [
+        ("trouble", "uvicorn.error"),
+        ("news", "myapp.jobs"),
+    ]
