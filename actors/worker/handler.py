@@ -51,8 +51,8 @@ AHEAD_SECONDS = 0.05
 """Short runs are claimed ahead of their slots, as many as are done in this time: the larger a claim, the less it costs
 each of its tasks."""
 MOST_AHEAD = 400
-CLAIMS_AT_ONCE = 2
-"""A claim is mostly waiting for the store: meanwhile the next is made ready."""
+CLAIMS_AT_ONCE = 4
+"""A claim is mostly waiting for the store: what comes meanwhile need not wait with it."""
 STORE_REST_SECONDS = 1.0
 """How long nothing is taken after the store did not answer: that spares a loop of requeues."""
 
@@ -153,7 +153,7 @@ class HandlerActor(Actor):
             return 0
         in_hand = self.slots + min(MOST_AHEAD, int(self.slots * AHEAD_SECONDS / max(self._pace, 1e-6)))
         free = in_hand - len(self._jobs) - len(self._waiting) - sum(self._claims.values())
-        return min(free, -(-in_hand // CLAIMS_AT_ONCE), MOST_CLAIMED)
+        return min(free, -(-in_hand // 2), MOST_CLAIMED)
 
     @property
     def _pause(self) -> float:
