@@ -68,7 +68,7 @@ class ReplayRequest(Selection):
     """Replay dead letters, at a bounded rate."""
 
     rate: float = Field(20, gt=0, le=1000, description="How many a second at most.")
-    first: int | None = Field(None, ge=1, le=1000, description="Canary: replay so many, and wait until they ended.")
+    first: int | None = Field(None, ge=1, le=100, description="Canary: replay so many, and wait until they ended.")
     stop_above: float = Field(0.0, ge=0, lt=1, description="Stop if more than this share of the canary failed.")
     dry_run: bool = Field(False, description="Only tell what would be replayed.")
     task_body: dict[str, Any] | None = Field(None, description="Replay the one id with this body instead of its own.")
@@ -132,7 +132,7 @@ class ReplayOrder(Selection):
     """The body of a task ``verger.replay``."""
 
     rate: float = Field(gt=0, le=1000)
-    first: int | None = Field(None, ge=1, le=1000)
+    first: int | None = Field(None, ge=1, le=100)
     stop_above: float = Field(0.0, ge=0, lt=1)
     until: Instant
     """Who died later is not meant: what fails again is not replayed again."""

@@ -150,17 +150,18 @@ class DeadLetters:
     async def _canary(self, order: ReplayOrder, state: ReplayState, pace: "_Pace", say: Say) -> ReplayState:
         """The first few, and how they end. Too many failures are known before the last of them has ended."""
         assert order.first is not None
-        if not state.canary:
-            async for tasks, _ in self._walk(order, None):
-                for task in tasks[: order.first - len(state.canary)]:
-                    before = state.refused
-                    state = await self._step([task], order, state, pace)
-                    # A message that was no task leaves its dead letter as it is: it tells nothing.
-                    if state.refused == before and task.payload is None:
-                        state = state.model_copy(update={"canary": [*state.canary, task.id]})
+        async for tasks, _ in self._walk(order, None):
+            for task in tasks:
+                # A message that was no task leaves its dead letter as it is, and so tells nothing.
+                if len(state.canary) >= order.first or task.payload is not None:
+                    continue
+                after = await self._step([task], order, state, pace)
+                # What is refused here is met again, and counted, with the rest.
+                if after.replayed > state.replayed:
+                    state = after.model_copy(update={"canary": [*state.canary, task.id]})
                     await say(state)
-                if len(state.canary) >= order.first:
-                    break
+            if len(state.canary) >= order.first:
+                break
         while True:
             ends = await self._store.tasks.get_many(state.canary)
             failed = sum(task.status is TaskStatus.FAILED for task in ends.values())

@@ -17,7 +17,7 @@ from actors.cli.session import talk
 from actors.cli.tasks import show_explanation, show_task
 from actors.cli.watching import watch
 from actors.composition import Connection
-from schemas.dead_letter import DeadGroups, Discarded, DiscardRequest, Matches, ReplayRequest, Selection
+from schemas.dead_letter import DeadGroups, Discarded, DiscardRequest, Matches, ReplayRequest, ReplayState, Selection
 from schemas.task import Task, TaskStatus
 from schemas.why import Explanation
 from service.dead_letters import REPLAY, DeadLetters
@@ -201,19 +201,19 @@ def _replay(request: ReplayRequest, detach: bool, json: bool) -> None:
 
 def _replayed(operation: Task, *, quiet: bool) -> None:
     """How it ended; 1 unless all were replayed."""
-    result = operation.result if isinstance(operation.result, dict) else {}
-    if operation.status is not TaskStatus.COMPLETED:
+    result = ReplayState.model_validate(operation.result) if operation.result is not None else None
+    if operation.status is not TaskStatus.COMPLETED or result is None:
         complain(f"the replay {operation.id} ended {operation.status.value}: {operation.reason or 'no reason given'}")
         raise typer.Exit(REFUSED)
     if not quiet:
-        say(f"{result['replayed']} of {result['total']} replayed")
-    for refusal in result["refusals"]:
-        complain(f"{refusal['id']}: {refusal['problem']}")
-    if result["refused"] > len(result["refusals"]):
-        complain(f"{result['refused']} could not be replayed in all")
-    if result["stopped"] is not None:
-        complain(f"stopped: {result['stopped']}; the rest was left as it is")
-    if result["stopped"] is not None or result["refused"]:
+        say(f"{result.replayed} of {result.total} replayed")
+    for refusal in result.refusals:
+        complain(f"{refusal.id}: {refusal.problem}")
+    if result.refused > len(result.refusals):
+        complain(f"{result.refused} could not be replayed in all")
+    if result.stopped is not None:
+        complain(f"stopped: {result.stopped}; the rest was left as it is")
+    if result.stopped is not None or result.refused:
         raise typer.Exit(REFUSED)
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from actors.scheduler.prune import Prune
 from schemas.access import AuditEntry
 from schemas.duration import parse_duration
 from service.audit import MOST_CHARACTERS, audit_entry
@@ -156,3 +157,14 @@ async def test_an_entry_is_bounded_and_ends_some_day(api: Api) -> None:
     assert left.target.startswith("1d")
     assert len(left.target) <= 1000
     assert len(left.after) <= MOST_CHARACTERS + 1
+
+
+async def test_a_scheduler_prunes_the_audit(api: Api) -> None:
+    now = api.store.clock.now()
+    for number in range(3):
+        age = api.app.settings.audit_retention * number / 1.5
+        await api.store.audit.note(audit_entry(now - age, "ada", "a.b", f"t{number}", None, None))
+
+    await Prune(api.store, api.app.broker, api.app.settings).tick()
+
+    assert [entry.target for entry in (await api.store.audit.find(limit=10)).entries] == ["t0", "t1"]

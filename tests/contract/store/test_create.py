@@ -126,8 +126,11 @@ async def test_p4_a_request_to_a_waiting_task_is_answered_by_it(store: Store) ->
     live = a_task("live", live_key="name:n")
     await store.tasks.create([live])
 
-    assert await store.tasks.create([a_task(live_key="name:n")]) == [Created(live, created=False, by="live_key")]
-    assert await look(store, "live") == live
+    [answer] = await store.tasks.create([a_task(live_key="name:n")])
+
+    noted = await look(store, "live")
+    assert answer == Created(noted, created=False, by="live_key")
+    assert noted == live.model_copy(update={"asked_by": noted.asked_by})
     assert await store.tasks.get("a") is None
 
 
