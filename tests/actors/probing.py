@@ -45,6 +45,7 @@ async def probed(
         "prefix": prefix,
         "actors": ("tests.handlers",),
         "health_port": 0,
+        "api_port": 0,
         "health_host": "127.0.0.1",
         "stale_claim_timeout": timedelta(seconds=3),
         "shutdown_grace": timedelta(seconds=5),

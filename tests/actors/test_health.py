@@ -54,8 +54,7 @@ async def ready(one: Probed) -> None:
 
 
 @pytest.mark.parametrize("role", [Role.SCHEDULER, Role.WORKER, Role.API])
-async def test_each_role_answers_on_the_small_port(start: Start, role: Role, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Settings.model_fields["api_port"], "default", 0)
+async def test_each_role_answers_on_the_small_port(start: Start, role: Role) -> None:
     one = await start(role)
     await ready(one)
 

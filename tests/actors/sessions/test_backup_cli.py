@@ -42,7 +42,7 @@ async def backup(context: Double, memory: Database, tmp_path: Path) -> str:
 
 
 def harm(context: Double) -> None:
-    path = next((context.settings.data_dir / "backups").rglob("*.bson.xz"))
+    path = next((context.settings.data_dir / "backups").rglob("*notes*.bson.xz"))
     path.write_bytes(path.read_bytes()[:-1] + b"?")
 
 

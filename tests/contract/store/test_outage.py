@@ -123,7 +123,10 @@ async def test_a_store_that_is_gone_is_said_so_in_time_and_comes_back(hasty: Sto
     link.close()
 
 
-async def test_what_waits_for_the_store_goes_on_when_it_is_back(store: Store, mongo_server: MongoServer) -> None:
+async def test_what_waits_for_the_store_goes_on_when_it_is_back(
+    store: Store, mongo_server: MongoServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "REPEAT_SECONDS", 60.0)  # a start may take longer on a slow machine
     mongo_server.kill()
     waiting = asyncio.gather(store.tasks.create([a_task()]), store.tasks.get("b"))
 
