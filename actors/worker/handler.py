@@ -148,12 +148,16 @@ class HandlerActor(Actor):
     @property
     def _claimable(self) -> int:
         """How many to claim now; at most half of what is to be in hand, so that the other half is claimed meanwhile."""
-        # Ends that wait for the store count too: a store that is away must not let work pile up in memory.
-        if len(self._claims) >= CLAIMS_AT_ONCE or self._settler.backlog >= 2 * self.slots + MOST_CLAIMED:
+        if len(self._claims) >= CLAIMS_AT_ONCE or self._settler_is_behind:
             return 0
         in_hand = self.slots + min(MOST_AHEAD, int(self.slots * AHEAD_SECONDS / max(self._pace, 1e-6)))
         free = in_hand - len(self._jobs) - len(self._waiting) - sum(self._claims.values())
         return min(free, -(-in_hand // 2), MOST_CLAIMED)
+
+    @property
+    def _settler_is_behind(self) -> bool:
+        # Ends that wait for the store count too: a store that is away must not let work pile up in memory.
+        return self._settler.backlog >= 2 * self.slots + MOST_CLAIMED
 
     @property
     def _pause(self) -> float:
@@ -166,15 +170,13 @@ class HandlerActor(Actor):
 
     @property
     def _saturated(self) -> bool:
-        full = len(self._jobs) >= self.slots or self._settler.backlog >= 2 * self.slots + MOST_CLAIMED
+        full = len(self._jobs) >= self.slots or self._settler_is_behind
         return full and time.monotonic() - self._freed_at > SATURATED_SECONDS
 
     async def run(self) -> None:
         try:
             while not self._stopping:
-                if self._crash is not None:
-                    crash, self._crash = self._crash, None
-                    raise crash
+                self._raise_crash()
                 if pause := self._pause:
                     await self._detach()
                     if self._saturated:
@@ -197,6 +199,13 @@ class HandlerActor(Actor):
             if self._claims:
                 await asyncio.wait(self._claims)
             await self._detach()
+        self._raise_crash()
+
+    def _raise_crash(self) -> None:
+        """A claim that failed for no reason we know is the supervisor's business, also while we stop."""
+        if self._crash is not None:
+            crash, self._crash = self._crash, None
+            raise crash
 
     async def _attach(self) -> Consumer | None:
         if self._consumer is None:
