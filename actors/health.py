@@ -42,7 +42,7 @@ class Problem:
 class Contact:
     """One server, and when it answered last."""
 
-    def __init__(self, part: str, ask: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, part: str, ask: Callable[[], Awaitable[object]]) -> None:
         """``ask`` is a round trip; it raises Unavailable."""
         self._part, self._ask = part, ask
         self._asked_at = float("-inf")

@@ -79,7 +79,7 @@ class DeadLetters:
             gone = await self._store.dead.discard([task.id for task in dead], text)
             refused += [Refusal(id=task.id, problem="was changed meanwhile") for task in dead if task.id not in gone]
             return Discarded(discarded=len(gone), refused=refused)
-        which = self._filter(selection.task_type, selection.fingerprint, self._store.clock.now())
+        which = self._filter(selection.task_type, selection.fingerprint, await self._store.sync_clock())
         count, cursor = 0, None
         left: list[Refusal] = []
         while True:
@@ -98,6 +98,8 @@ class DeadLetters:
         dead, refused = await self._by_id(request.ids or ())
         if request.ids is not None and not dead:
             raise Conflict("; ".join(f"{each.id}: {each.problem}" for each in refused[:3]))
+        # The server's own time: what has died a moment ago is dated by it, and is meant too.
+        until = await self._store.sync_clock()
         order = ReplayOrder(
             ids=[task.id for task in dead] or None,
             task_type=self._canonical(request.task_type),
@@ -105,7 +107,7 @@ class DeadLetters:
             rate=request.rate,
             first=request.first,
             stop_above=request.stop_above,
-            until=self._store.clock.now(),
+            until=until,
             by=by,
             refused=refused,
         )

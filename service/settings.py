@@ -100,7 +100,28 @@ class Settings(BaseSettings):
         None, description="Session files that `sessions.collect` reads when its task names none."
     )
 
-    @field_validator("actors", "types", "api_keys", "api_hosts", mode="before")
+    embedder: Literal["hashing", "ollama"] = Field(
+        "hashing", description="What makes vectors: `hashing` needs no model and finds shared words; or `ollama`."
+    )
+    summariser: Literal["extractive", "ollama"] = Field(
+        "extractive", description="What summarises: `extractive` picks central sentences, without a model; or `ollama`."
+    )
+    ollama_url: str = Field("http://127.0.0.1:11434", pattern=r"^https?://[^\s]+$", description="Where Ollama listens.")
+    embedding_model: str = Field("nomic-embed-text", min_length=1, description="Ollama's model for vectors.")
+    summary_model: str = Field("llama3.2", min_length=1, description="Ollama's model for summaries.")
+    vectors_dir: Path | None = Field(
+        None, description="Where LanceDB keeps its tables; empty: `vectors` in VERGER_DATA_DIR."
+    )
+    secrets_dir: Path | None = Field(
+        None, description="Folder of secrets, a file each: what a `secretRef` names, as Kubernetes mounts a Secret."
+    )
+    http_allow: Names = Field(
+        (),
+        description="Networks (`10.1.0.0/16`) and hosts (`siem.internal`, `127.0.0.1:8443`) beside the public internet "
+        "that webhooks, connectors and SIEM endpoints may be at, separated by commas.",
+    )
+
+    @field_validator("actors", "types", "api_keys", "api_hosts", "http_allow", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

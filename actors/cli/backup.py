@@ -17,6 +17,7 @@ from actors.cli.failure import REFUSED
 from actors.cli.options import Json
 from actors.cli.output import print_json, say, styled, table
 from actors.cli.session import client_settings
+from actors.maintenance.database import connect
 from actors.sessions.backup.job import shelf_folder
 from actors.sessions.backup.manifest import Backup, BackupDamaged, Kind, Member
 from actors.sessions.backup.restore import restore_database
@@ -24,7 +25,6 @@ from actors.sessions.backup.restore_files import restore_files
 from actors.sessions.backup.shelf import LATEST, Shelf
 from actors.sessions.backup.space import shown
 from actors.sessions.backup.verify import Problem, verify as verify_backup
-from actors.sessions.database import connect
 from service.errors import VergerError
 from service.settings import Settings
 

@@ -18,14 +18,15 @@ from typing import BinaryIO
 from pydantic import Field, field_validator
 
 from actors import Context, actor
+from actors.maintenance.blocking import in_thread, open_below
+from actors.maintenance.breaker import Breaker
+from actors.maintenance.counts import Counts
 from actors.sessions.adapters import ADAPTERS
 from actors.sessions.adapters.lines import fingerprint
 from actors.sessions.adapters.port import Adapter, FoundFile, Limits, Malformed, Portion, Position
-from actors.sessions.blocking import in_thread, open_below
 from actors.sessions.collected import Collected, FileState, encode, int64
 from actors.sessions.indexes import Collections
 from schemas.base import Duration, Model
-from service.errors import VergerError
 from service.log_events import LogEvent
 
 FILES_AT_ONCE = 500
@@ -59,12 +60,8 @@ class CollectParams(Model):
         return value
 
 
-class CircuitOpen(VergerError):
-    """Too many failures in a row: something larger is wrong. What was collected is kept; the next run goes on."""
-
-
 @dataclass(slots=True)
-class Counts:
+class CollectCounts(Counts):
     """What a run did."""
 
     files: int = 0
@@ -116,11 +113,11 @@ class _Run:
         self._params, self._ctx = params, ctx
         self._adapter: Adapter = ADAPTERS[params.adapter]
         self._collected = Collected(ctx.resources["memory"], params.collections)
-        self._counts = Counts()
-        self._failures_in_row = 0
+        self._counts = CollectCounts()
+        self._breaker = Breaker(params.max_failures_in_row, "files")
 
     def result(self) -> dict[str, int]:
-        return {name: getattr(self._counts, name) for name in Counts.__slots__}
+        return self._counts.result()
 
     def roots(self) -> list[Path]:
         configured = self._ctx.settings.claude_projects
@@ -168,14 +165,10 @@ class _Run:
             except OSError as error:
                 # One file is no reason to leave the others; an unreachable database is another kind of error.
                 self._failed(found.path, error)
-                self._break_circuit(error)
+                if error.errno not in ONE_FILES_TROUBLE:
+                    self._breaker.failed(error)
             else:
-                self._failures_in_row = 0
-
-    def _break_circuit(self, error: OSError) -> None:
-        self._failures_in_row += error.errno not in ONE_FILES_TROUBLE
-        if self._failures_in_row >= self._params.max_failures_in_row:
-            raise CircuitOpen(f"{self._failures_in_row} files in a row could not be read, at last: {error}") from error
+                self._breaker.worked()
 
     async def _collect_file(self, found: FoundFile, state: FileState | None) -> None:
         opened = await in_thread(_open, found, state)

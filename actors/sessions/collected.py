@@ -11,8 +11,8 @@ from bson.raw_bson import RawBSONDocument
 from pymongo import UpdateOne
 from pymongo.errors import BulkWriteError
 
+from actors.maintenance.database import Database
 from actors.sessions.adapters.port import FoundFile, Malformed, Message, Position
-from actors.sessions.database import Database
 from actors.sessions.indexes import Collections, ensure_indexes
 
 DUPLICATE_KEY = 11000

@@ -2,7 +2,7 @@
 
 from pymongo import ASCENDING, IndexModel
 
-from actors.sessions.database import Database
+from actors.maintenance.database import Database
 from schemas.base import Model
 
 

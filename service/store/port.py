@@ -571,5 +571,8 @@ class Store(Protocol):
         """How many answers were errors, or late; those that a repetition made good count too."""
 
     @abstractmethod
-    async def sync_clock(self) -> None:
-        """Look at the server's clock; also a round trip. Raises StoreUnavailable."""
+    async def sync_clock(self) -> datetime:
+        """Look at the server's clock, and answer what it says; also a round trip. Raises StoreUnavailable.
+
+        The answer is no earlier than what the server has dated before it was asked: ``clock.now()`` is an estimate.
+        """

@@ -100,10 +100,15 @@ async def test_a_worker_that_was_paused_past_the_timeout_is_refused_and_the_resc
     assert [mark["pid"] for mark in installation.marks("end")][-1] == second.pid
     events = [entry.event for entry in (await installation.task(task.id)).history]
     assert "rescued" in events
-    finishes = [
-        line for process in (first, second) for line in process.events("task.finished") if line["id"] == task.id
-    ]
-    assert len(finishes) == 1
+
+    def finishes() -> list[dict[str, Any]]:
+        return [
+            line for process in (first, second) for line in process.events("task.finished") if line["id"] == task.id
+        ]
+
+    # The line comes after the write.
+    await installation.until(lambda: bool(finishes()), "the line that says so")
+    assert len(finishes()) == 1
 
 
 async def test_a_finish_of_a_lost_claim_is_refused_and_history_says_so(installation: Installation) -> None:

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, BinaryIO
 
+from actors.maintenance.blocking import Steps, in_steps
 from actors.sessions.backup.manifest import COMPRESSED
 from actors.sessions.backup.members import STEP_BYTES, Draft
 from actors.sessions.backup.names import escape
-from actors.sessions.blocking import Steps, in_steps
 
 FOLDER = "directories"
 PERMISSIONS = 0o777

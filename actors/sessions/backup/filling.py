@@ -8,14 +8,14 @@ from typing import Any
 
 from pymongo.errors import PyMongoError
 
+from actors.maintenance.blocking import in_thread
+from actors.maintenance.database import Client
 from actors.sessions.backup.directories import copy_directory, measure
 from actors.sessions.backup.manifest import DatabaseEntry, Failure, Targets
 from actors.sessions.backup.members import Draft
 from actors.sessions.backup.mongodb import copy_database, size_of
 from actors.sessions.backup.space import NotEnoughSpace
 from actors.sessions.backup.sqlite import SqliteDamaged, copy_sqlite, measure as measure_sqlite
-from actors.sessions.blocking import in_thread
-from actors.sessions.database import Client
 from service.log_events import LogEvent
 
 FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT})

@@ -19,7 +19,7 @@ from typing import Literal, Self
 
 from pydantic import ValidationError, field_validator, model_validator
 
-from actors.sessions.blocking import open_below
+from actors.maintenance.blocking import open_below
 from schemas.base import Instant, Model
 from service.errors import VergerError
 

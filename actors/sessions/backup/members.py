@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from actors.maintenance.blocking import Advance, Steps, in_steps, in_thread, open_below
 from actors.sessions.backup.manifest import Backup, Kind, Member
-from actors.sessions.blocking import Advance, Steps, in_steps, in_thread, open_below
 from service.log_events import LogEvent
 
 STEP_BYTES = 1024 * 1024

@@ -18,11 +18,11 @@ from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.raw_bson import RawBSONDocument
 from pymongo.errors import OperationFailure, PyMongoError
 
+from actors.maintenance.blocking import in_thread
+from actors.maintenance.database import Database, Document
 from actors.sessions.backup.manifest import COMPRESSED, CollectionEntry, DatabaseEntry, Snapshot
 from actors.sessions.backup.members import Draft
 from actors.sessions.backup.names import escape
-from actors.sessions.blocking import in_thread
-from actors.sessions.database import Database, Document
 
 RAW: CodecOptions[RawBSONDocument] = CodecOptions(
     document_class=RawBSONDocument,

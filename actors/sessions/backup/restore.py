@@ -8,11 +8,11 @@ from bson import Timestamp, json_util
 from bson.raw_bson import RawBSONDocument
 from pymongo.errors import OperationFailure, PyMongoError
 
+from actors.maintenance.blocking import Advance, in_thread
+from actors.maintenance.database import Client, Database, Document
 from actors.sessions.backup.manifest import Backup, BackupDamaged, CollectionEntry, DatabaseEntry, Member
 from actors.sessions.backup.mongodb import BUCKETS, JSON, NAMESPACE_NOT_FOUND, RAW, list_collections
 from actors.sessions.backup.verify import Splitter, contents, verify_members
-from actors.sessions.blocking import Advance, in_thread
-from actors.sessions.database import Client, Database, Document
 from service.errors import Conflict, NotFound, StoreUnavailable, VergerError
 
 BATCH_BYTES = 8 * 1024 * 1024

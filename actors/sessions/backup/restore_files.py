@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from actors.maintenance.blocking import Advance, Steps, in_steps, in_thread
 from actors.sessions.backup.manifest import Backup, BackupDamaged, Kind, Member
 from actors.sessions.backup.members import STEP_BYTES
 from actors.sessions.backup.verify import contents, verify_members
-from actors.sessions.blocking import Advance, Steps, in_steps, in_thread
 from service.errors import Conflict, NotFound
 
 PERMISSIONS = 0o777

@@ -13,9 +13,9 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
 
+from actors.maintenance.blocking import in_thread
 from actors.sessions.backup.manifest import Backup, BackupDamaged, Manifest, Targets, read_backup, write_manifest
 from actors.sessions.backup.members import SPOOL
-from actors.sessions.blocking import in_thread
 from service.errors import Conflict, NotFound
 
 LATEST = "latest"

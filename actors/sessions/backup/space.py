@@ -4,8 +4,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from actors.maintenance.blocking import in_thread
 from actors.sessions.backup.manifest import Backup
-from actors.sessions.blocking import in_thread
 from service.errors import VergerError
 
 MARGIN_BYTES = 64 * 1024 * 1024

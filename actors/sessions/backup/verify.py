@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from actors.maintenance.blocking import Advance, Steps, in_steps, in_thread, open_below
 from actors.sessions.backup.manifest import MANIFEST, SUMS, Backup, BackupDamaged, Member
 from actors.sessions.backup.members import STEP_BYTES
-from actors.sessions.blocking import Advance, Steps, in_steps, in_thread, open_below
 
 MEMORY_LIMIT = 512 * 1024 * 1024
 """Of the decompressor; preset 9 needs 65 MiB."""

@@ -2,10 +2,12 @@
 
 import asyncio
 import time
+from datetime import datetime
 
 from pymongo import timeout
 from pymongo.errors import PyMongoError
 
+from schemas.base import to_instant
 from service.clock import StoreClock
 from service.errors import ConfigError
 from service.settings import hide_password
@@ -81,8 +83,9 @@ class MongoStore(Store):
         """Delete the whole database. For tests."""
         await self._database.repeat(lambda: self._database.client.drop_database(self._database.name))
 
-    async def sync_clock(self) -> None:
-        await self._hello()
+    async def sync_clock(self) -> datetime:
+        told: datetime = (await self._hello())["localTime"]
+        return to_instant(told)
 
     async def _hello(self) -> Document:
         async def hello() -> Document:

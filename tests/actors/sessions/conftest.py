@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from motor.motor_asyncio import AsyncIOMotorClient
 
-from actors.sessions.database import OPTIONS, Client, Database
+from actors.maintenance.database import OPTIONS, Client, Database
 from tests.actors.sessions.double import Double, settings_for
 
 

@@ -10,7 +10,7 @@ import structlog
 from structlog.testing import capture_logs
 
 from actors import Context
-from actors.sessions.database import Database
+from actors.maintenance.database import Database
 from schemas.base import to_instant
 from service.clock import SystemClock
 from service.settings import Settings

@@ -9,9 +9,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from actors.cli.app import app
+from actors.maintenance.database import OPTIONS, Client, Database
 from actors.sessions import back_up
 from actors.sessions.backup.job import BackupParams
-from actors.sessions.database import OPTIONS, Client, Database
 from tests.actors.sessions.double import Double
 from tests.actors.sessions.zoo import look
 

@@ -10,6 +10,8 @@ import bson
 import pytest
 from bson import json_util
 
+from actors.maintenance.blocking import unwatched
+from actors.maintenance.database import Client, Database
 from actors.sessions import back_up
 from actors.sessions.backup import mongodb, restore as restoring
 from actors.sessions.backup.job import BackupParams, shelf_folder
@@ -17,8 +19,6 @@ from actors.sessions.backup.manifest import Backup, BackupDamaged
 from actors.sessions.backup.members import Draft
 from actors.sessions.backup.restore import Restored, RestoreFailed, restore_database
 from actors.sessions.backup.shelf import LATEST, Shelf
-from actors.sessions.blocking import unwatched
-from actors.sessions.database import Client, Database
 from service.errors import Conflict, NotFound
 from tests.actors.sessions.double import Double
 from tests.actors.sessions.zoo import HOSTILE, fill, look

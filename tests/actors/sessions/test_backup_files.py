@@ -17,6 +17,7 @@ from typing import Any, Literal
 import pytest
 from hypothesis import given, strategies
 
+from actors.maintenance.blocking import unwatched
 from actors.sessions import back_up
 from actors.sessions.backup import directories, restore_files as restoring, sqlite as copying
 from actors.sessions.backup.job import BackupIncomplete, BackupParams, shelf_folder
@@ -24,7 +25,6 @@ from actors.sessions.backup.manifest import Backup, BackupDamaged
 from actors.sessions.backup.names import LONGEST, escape
 from actors.sessions.backup.restore_files import RestoredFiles, restore_files
 from actors.sessions.backup.shelf import LATEST, Shelf
-from actors.sessions.blocking import unwatched
 from service.errors import Conflict, NotFound
 from tests.actors.sessions.double import Double
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from actors.maintenance.blocking import unwatched
+from actors.maintenance.database import Database
 from actors.sessions import back_up
 from actors.sessions.backup import space
 from actors.sessions.backup.job import BackupIncomplete, BackupParams, shelf_folder
@@ -21,8 +23,6 @@ from actors.sessions.backup.members import Draft
 from actors.sessions.backup.shelf import LATEST, Shelf, superfluous
 from actors.sessions.backup.space import NotEnoughSpace
 from actors.sessions.backup.verify import verify
-from actors.sessions.blocking import unwatched
-from actors.sessions.database import Database
 from service.errors import NotFound
 from tests.actors.sessions.double import Double, capture_logs
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.sessions.database import Client
+from actors.maintenance.database import Client
 from actors.testing import sandbox
 from service.registry import load
 from service.schedule_file import read_file

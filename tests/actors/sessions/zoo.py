@@ -10,8 +10,8 @@ from bson import Binary, Code, DBRef, Decimal128, Int64, MaxKey, MinKey, ObjectI
 from bson.datetime_ms import DatetimeMS
 from bson.raw_bson import RawBSONDocument
 
+from actors.maintenance.database import Client, Database
 from actors.sessions.backup.mongodb import EXACT, RAW, list_collections
-from actors.sessions.database import Client, Database
 
 HOSTILE = [
     "with/slash",

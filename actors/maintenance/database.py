@@ -1,4 +1,4 @@
-"""The connection of the family, and the resource ``memory``: the database that the maintenance actors work on."""
+"""The connection of the maintenance actors, and the resource ``memory``: the database that they work on."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -21,7 +21,7 @@ OPTIONS: dict[str, Any] = {
     "tz_aware": True,
     "connectTimeoutMS": 4000,
     "serverSelectionTimeoutMS": 10_000,
-    "appname": "verger-sessions",
+    "appname": "verger-maintenance",
 }
 
 
