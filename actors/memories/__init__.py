@@ -1,0 +1,1 @@
+"""The maintenance of a multi-tenant memory service."""
