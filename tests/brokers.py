@@ -13,7 +13,7 @@ from structlog.typing import EventDict, FilteringBoundLogger
 
 from service.broker.port import Delivery
 
-SECONDS = 20.0
+SECONDS = 60.0
 """How long anything may take before a test gives up."""
 
 T = TypeVar("T")

@@ -16,7 +16,7 @@ from service.backlog import Backlog
 from service.broker.port import Publication
 from tests.actors.probing import probed
 
-SECONDS = 30.0
+SECONDS = 60.0
 TYPE = "test.noop"
 
 

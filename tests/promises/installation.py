@@ -71,7 +71,7 @@ class Process:
         self.signal(signal.SIGKILL)
         self._child.wait()
 
-    async def ended(self, seconds: float = 30) -> int:
+    async def ended(self, seconds: float = 60) -> int:
         """Its exit code."""
         return await asyncio.wait_for(asyncio.to_thread(self._child.wait), seconds)
 

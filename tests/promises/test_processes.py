@@ -13,7 +13,7 @@ from service.child_process import free_port
 from service.client import NewTask
 from tests.promises.installation import Installation, Process
 
-GONE_SECONDS = 20.0
+GONE_SECONDS = 60.0
 """The grace of a child, and what its end takes."""
 
 

@@ -130,4 +130,4 @@ def test_dates_that_never_come_are_refused_quickly() -> None:
         with pytest.raises(InvalidSchedule):
             parse_schedule(text)
 
-    assert perf_counter() - began < 1  # some 20 ms; the bound is for slow machines
+    assert perf_counter() - began < 10  # some 20 ms; the bound is for slow machines

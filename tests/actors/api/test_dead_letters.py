@@ -13,7 +13,7 @@ from service.store.port import DeadFilter
 from tests.actors.api.conftest import HANDLERS, Api, serving
 from tests.actors.api.moody import Mood
 
-SECONDS = 30.0
+SECONDS = 60.0
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from service import event_ring
 from service.client import NewTask
 from tests.actors.api.conftest import KEYS, Api, serving
 
-SECONDS = 20.0
+SECONDS = 60.0
 
 
 class Stream:

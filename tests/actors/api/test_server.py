@@ -64,7 +64,7 @@ async def test_an_answer_that_takes_too_long_is_cut(
 
     await api.app.api.stop()
 
-    assert time.monotonic() - at < 2
+    assert time.monotonic() - at < 10
     await asyncio.gather(asking, return_exceptions=True)
     said = capsys.readouterr()
     assert "api.stopped" in said.out + said.err

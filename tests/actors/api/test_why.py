@@ -6,7 +6,7 @@ from typing import Any
 from schemas.schedule import Schedule
 from tests.actors.api.conftest import Api
 
-SECONDS = 20.0
+SECONDS = 60.0
 
 
 async def why(api: Api, task_id: str) -> dict[str, Any]:

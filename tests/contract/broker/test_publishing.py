@@ -70,7 +70,7 @@ async def test_a_delayed_message_arrives_after_its_delay_and_not_before(broker: 
 
     assert await broker.depth("mail.send") == 0
     delivery = await inbox.one()
-    assert delay - timedelta(milliseconds=50) <= timedelta(seconds=time.monotonic() - sent_at) < delay * 5
+    assert delay - timedelta(milliseconds=50) <= timedelta(seconds=time.monotonic() - sent_at) < delay * 30
     assert (delivery.routing_key, delivery.body) == ("mail", b"mail")
     assert delivery.headers[RETRY_AT] == 1
     assert (await intake.one()).routing_key == "nobody.knows.it"

@@ -145,7 +145,7 @@ async def test_events_over_the_budget_wait_and_over_the_buffer_are_counted(
     for _ in range(120):
         broker.emit(lambda: event)
 
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 10
     assert broker.events_dropped == 70
 
 
