@@ -1,14 +1,14 @@
 """The admin API as an ASGI app."""
 
 import asyncio
-import pkgutil
-from importlib import import_module
+from typing import Any
 
 from fastapi import Depends, FastAPI, Request
+from fastapi.responses import JSONResponse
 
 from actors.api import routes
 from actors.api.gate import Gate
-from actors.api.openapi import describe
+from actors.api.openapi import document
 from actors.api.parts import Parts
 from actors.api.problems import explain_errors
 from service.access_keys import KeyRing
@@ -27,6 +27,7 @@ def make_api(parts: Parts, keys: KeyRing) -> FastAPI:
         # Its pages would load scripts from elsewhere.
         docs_url=None,
         redoc_url=None,
+        openapi_url=None,
         # What is not found is a problem, not a redirection.
         redirect_slashes=False,
         dependencies=[Depends(_refuse_unknown_parameters)],
@@ -34,14 +35,20 @@ def make_api(parts: Parts, keys: KeyRing) -> FastAPI:
     app.state.parts = parts
     # Set when the server stops: an answer that goes on for ever ends then.
     app.state.closing = asyncio.Event()
-    # The routes of tasks are the last: an id may hold slashes, so that one of them is reached by many paths.
-    names = [module.name for module in pkgutil.iter_modules(routes.__path__)]
-    for name in sorted(names, key=lambda name: (name == "tasks", name)):
-        app.include_router(import_module(f"{routes.__name__}.{name}").router)
+    routes.include(app)
     explain_errors(app)
-    app.openapi = lambda: describe(app)  # type: ignore[method-assign]
+    app.get("/openapi.json", include_in_schema=False)(_document)
     app.add_middleware(Gate, keys=keys, hosts=parts.settings.api_hosts, most_bytes=MOST_BYTES)
     return app
+
+
+async def _made() -> dict[str, Any]:
+    # In a thread: it takes half a second to make, once.
+    return await asyncio.to_thread(document)
+
+
+async def _document() -> JSONResponse:
+    return JSONResponse(await _made())
 
 
 async def _refuse_unknown_parameters(request: Request) -> None:
@@ -49,7 +56,7 @@ async def _refuse_unknown_parameters(request: Request) -> None:
     if not request.query_params:
         return
     route = request.scope["route"]
-    operation = request.app.openapi()["paths"].get(route.path_format, {}).get(request.method.lower())
+    operation = (await _made())["paths"].get(route.path_format, {}).get(request.method.lower())
     if operation is None:
         return
     known = [each["name"] for each in operation.get("parameters", []) if each["in"] == "query"]

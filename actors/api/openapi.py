@@ -1,10 +1,12 @@
 """The OpenAPI document: what FastAPI finds in the routes, and what the gate may answer for all of them."""
 
+from functools import cache
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from actors.api import routes
 from actors.api.gate import OPEN
 from actors.api.problems import MEANINGS, content
 from schemas.problem import Problem
@@ -18,21 +20,22 @@ refusal is a problem (RFC 9457)."""
 _METHODS = ("get", "put", "post", "delete", "patch")
 
 
-def describe(app: FastAPI) -> dict[str, Any]:
-    """The document; made once."""
-    if app.openapi_schema is None:
-        made = get_openapi(title="Verger", version=VERSION, description=DESCRIPTION, routes=app.routes)
-        schemas = made.setdefault("components", {}).setdefault("schemas", {})
-        problem = Problem.model_json_schema(by_alias=True, ref_template="#/components/schemas/{model}")
-        schemas |= problem.pop("$defs") | {"Problem": problem}
-        for name in ("HTTPValidationError", "ValidationError"):
-            schemas.pop(name, None)
-        for path, operations in made["paths"].items():
-            for method in _METHODS:
-                if method in operations:
-                    _complete(operations[method], keyed=path not in OPEN)
-        app.openapi_schema = made
-    return app.openapi_schema
+@cache
+def document() -> dict[str, Any]:
+    """The document. It is the same for every installation."""
+    app = FastAPI()
+    routes.include(app)
+    made = get_openapi(title="Verger", version=VERSION, description=DESCRIPTION, routes=app.routes)
+    schemas = made.setdefault("components", {}).setdefault("schemas", {})
+    problem = Problem.model_json_schema(by_alias=True, ref_template="#/components/schemas/{model}")
+    schemas |= problem.pop("$defs") | {"Problem": problem}
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    for path, operations in made["paths"].items():
+        for method in _METHODS:
+            if method in operations:
+                _complete(operations[method], keyed=path not in OPEN)
+    return made
 
 
 def _complete(operation: dict[str, Any], *, keyed: bool) -> None:

@@ -56,7 +56,7 @@ async def probed(
     try:
         assert app.health_server is not None
         url = f"http://127.0.0.1:{app.health_server.port}"
-        async with httpx.AsyncClient(base_url=url, timeout=20, trust_env=False) as http:
+        async with httpx.AsyncClient(base_url=url, timeout=20, trust_env=False, verify=False) as http:
             yield Probed(app, http)
     finally:
         if app.health.state != "draining":  # the test has stopped it

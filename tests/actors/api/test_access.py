@@ -10,6 +10,7 @@ import pytest
 
 from actors.api.attempts import AGAIN_SECONDS, MOST, MOST_ADDRESSES, Attempts
 from actors.api.gate import OPEN
+from actors.api.openapi import document
 from schemas.access import KeyRole
 from service.access_keys import KeyRing, create_key, parse_key
 from service.errors import ConfigError, InvalidInput
@@ -54,9 +55,8 @@ NEEDED = {
 """The least role of each route, its parameters without their names. One that is not here fails a test."""
 
 
-def routes(api: Api) -> list[tuple[str, str]]:
-    assert api.app.api is not None
-    paths = api.app.api.app.openapi()["paths"]
+def routes() -> list[tuple[str, str]]:
+    paths = document()["paths"]
     return [(method, re.sub(r"{\w+}", "{}", path)) for path, methods in paths.items() for method in methods]
 
 
@@ -70,7 +70,7 @@ async def ask(client: httpx.AsyncClient, method: str, path: str) -> httpx.Respon
 
 
 async def test_every_route_has_its_role(api: Api) -> None:
-    found = [route for route in routes(api) if route[1] not in OPEN]
+    found = [route for route in routes() if route[1] not in OPEN]
 
     assert [route for route in found if route not in NEEDED] == []
     for method, path in found:
@@ -82,7 +82,7 @@ async def test_every_route_has_its_role(api: Api) -> None:
 
 
 async def test_without_a_key_nothing_is_reached_but_probes_and_the_document(api: Api) -> None:
-    for method, path in [*routes(api), ("get", "/admin/nothing"), ("get", "/docs"), ("get", "/openapi.json")]:
+    for method, path in [*routes(), ("get", "/admin/nothing"), ("get", "/docs"), ("get", "/openapi.json")]:
         answer = await ask(api.stranger, method, path)
         if path in OPEN:
             assert answer.status_code in (200, 503)
