@@ -111,6 +111,9 @@ class Server(ABC):
     def freeze(self) -> None:
         """It keeps its connections and answers nothing."""
         os.kill(self.pid, signal.SIGSTOP)
+        # Each thread stops when it is next looked at, which takes a while on a busy machine.
+        while not all(_is_stopped(thread) for thread in Path(f"/proc/{self.pid}/task").iterdir()):
+            time.sleep(0.001)
         self._frozen = True
 
     def thaw(self) -> None:
@@ -315,6 +318,13 @@ class RabbitServer(Server):
         if process.returncode != 0:
             raise RuntimeError(f"{' '.join(command)} failed: {said}")
         return said
+
+
+def _is_stopped(thread: Path) -> bool:
+    try:
+        return (thread / "stat").read_text().rpartition(")")[2].split()[0] in "TtZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def _scripts() -> Path:

@@ -28,6 +28,8 @@ from service.store.mongo import MongoStore
 ROOT = Path(__file__).parents[2]
 PATIENCE = 60.0
 STALE_SECONDS = 3
+PATIENT = {"VERGER_STALE_CLAIM_TIMEOUT": "60s"}
+"""For tests in which nothing may be rescued, however long the machine looks away."""
 
 
 class Process:
@@ -109,7 +111,11 @@ class Installation:
         }
         self.registry: Registry = load(["tests.handlers"])
         self._stack = AsyncExitStack()
-        self._database: MongoClient[dict[str, Any]] = MongoClient(mongo_url, tz_aware=True)
+        self._database: MongoClient[dict[str, Any]] = MongoClient(
+            mongo_url,
+            tz_aware=True,
+            readConcernLevel="majority",  # what the product reads: not what it does not see yet
+        )
         self._stack.callback(self._database.close)
 
     async def open(self) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from schemas.task import TaskStatus
 from service.client import NewTask
-from tests.promises.installation import Installation
+from tests.promises.installation import PATIENT, Installation
 from tests.promises.test_tasks import message
 
 
@@ -145,12 +145,12 @@ async def test_p12_a_backlog_is_not_amplified_by_relay(installation: Installatio
     ago = installation.store.clock.now() - timedelta(minutes=10)
     installation.tasks.update_many({}, {"$set": {"relayAt": ago, "createdAt": ago, "retryAt": ago}})
 
-    await installation.start("scheduler")
+    await installation.start("scheduler", environment=PATIENT)
     await installation.until(lambda: installation.depth("test.noop") > len(tasks), "relay's marker")
     await asyncio.sleep(7)  # more than one look at a blocked type
 
     assert installation.depth("test.noop") == len(tasks) + 1
-    await installation.start("worker")
+    await installation.start("worker", environment=PATIENT)
     await installation.all_finished(len(tasks))
     assert installation.tasks.count_documents({"fence": {"$gt": 1}}) == 0
 
@@ -161,7 +161,7 @@ async def test_p12_a_task_whose_message_is_gone_is_found_behind_a_backlog_by_the
     lost = await installation.store.tasks.create([installation_task(installation, "lost")])
     await installation.client.enqueue_many([NewTask("test.single", {"seconds": 0.4, "value": n}) for n in range(60)])
 
-    await installation.start("scheduler,worker")
+    await installation.start("scheduler,worker", environment=PATIENT)
     done = await installation.status(lost[0].task.id, TaskStatus.COMPLETED)
 
     assert done.fence == 1

@@ -11,7 +11,7 @@ import pytest
 
 from service.child_process import free_port
 from service.client import NewTask
-from tests.promises.installation import Installation, Process
+from tests.promises.installation import PATIENT, Installation, Process
 
 GONE_SECONDS = 60.0
 """The grace of a child, and what its end takes."""
@@ -34,7 +34,9 @@ async def both_work(installation: Installation, process: Process, count: int, se
 
 
 async def test_the_children_share_a_burst_and_sigterm_ends_them_all(installation: Installation) -> None:
-    parent = await installation.start("scheduler,worker", processes=2, environment={"VERGER_CONCURRENCY": "5"})
+    parent = await installation.start(
+        "scheduler,worker", processes=2, environment=PATIENT | {"VERGER_CONCURRENCY": "5"}
+    )
     children = parent.children
 
     await both_work(installation, parent, 60, 0.2)
@@ -55,7 +57,7 @@ async def test_when_the_parent_is_told_or_killed_the_children_finish_what_they_r
     installation: Installation, how: str
 ) -> None:
     """By others too: systemd tells every process of a service."""
-    parent = await installation.start(processes=2, environment={"VERGER_CONCURRENCY": "5"})
+    parent = await installation.start(processes=2, environment=PATIENT | {"VERGER_CONCURRENCY": "5"})
     children = parent.children
     ids = await both_work(installation, parent, 100, 1)
 
@@ -78,7 +80,7 @@ async def test_when_the_parent_is_told_or_killed_the_children_finish_what_they_r
     assert installation.tasks.count_documents({"status": "completed"}) == len(ended) < 100
     assert installation.tasks.count_documents({"status": "running"}) == 0
 
-    await installation.start("scheduler,worker")
+    await installation.start("scheduler,worker", environment=PATIENT)
     await installation.all_finished(100)
     assert installation.runs() == dict.fromkeys(ids, 1)
     assert installation.tasks.count_documents({"status": "completed", "attempt": 1}) == 100

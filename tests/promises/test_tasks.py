@@ -10,7 +10,7 @@ import pika
 from schemas.task import TaskStatus
 from service.client import NewTask
 from service.store.port import Retention
-from tests.promises.installation import STALE_SECONDS, Installation
+from tests.promises.installation import PATIENT, STALE_SECONDS, Installation
 
 
 def message(**fields: Any) -> bytes:
@@ -22,7 +22,7 @@ async def test_500_foreign_messages_complete_once_each_and_the_same_ids_again_ch
 ) -> None:
     letters = [("test.work", message(id=f"job-{n}", taskBody={"value": n}), None) for n in range(500)]
     installation.publish(*letters, *letters[:100])
-    await installation.start("scheduler,worker")
+    await installation.start("scheduler,worker", environment=PATIENT)
     installation.publish(*letters[100:200])
 
     await installation.all_finished(500)
@@ -135,8 +135,8 @@ async def test_a_finish_of_a_lost_claim_is_refused_and_history_says_so(installat
 
 
 async def test_sigterm_during_work_burns_no_attempt_and_loses_nothing(installation: Installation) -> None:
-    await installation.start("scheduler")
-    first = await installation.start()
+    await installation.start("scheduler", environment=PATIENT)
+    first = await installation.start(environment=PATIENT)
     quick = await installation.client.enqueue_many([NewTask("test.work", {"seconds": 1}) for _ in range(10)])
     slow = await installation.client.enqueue("test.batches", {"rows": 1000, "seconds": 0.1})
     waiting = await installation.client.enqueue_many(
@@ -145,14 +145,14 @@ async def test_sigterm_during_work_burns_no_attempt_and_loses_nothing(installati
     await installation.until(lambda: len(installation.marks(pid=first.pid)) >= 12, "work in hand")
 
     first.signal(signal.SIGTERM)
-    assert await first.ended(15) == 0
+    assert await first.ended() == 0
     released = await installation.task(slow.id)
     assert (released.status, released.attempt) == (TaskStatus.PENDING, 0)
     assert "released" in [entry.event for entry in released.history]
     finished = await installation.store.tasks.get_many([task.id for task in quick])
     assert {task.status for task in finished.values()} == {TaskStatus.COMPLETED}
 
-    await installation.start()
+    await installation.start(environment=PATIENT)
     await installation.client.cancel(slow.id)
     await installation.all_finished(len(quick) + len(waiting) + 1)
     assert installation.tasks.count_documents({"attempt": {"$gt": 1}}) == 0
@@ -178,7 +178,7 @@ async def test_a_task_that_kills_its_process_every_time_ends_as_worker_lost(inst
 
     for attempt in (1, 2):
         worker = await installation.start(ready=False)  # it may be dead before anyone looks
-        await worker.ended(30)
+        await worker.ended()
         await installation.until(lambda n=attempt: len(installation.marks()) == n, f"run {attempt}")  # type: ignore[misc]
     done = await installation.status(task.id, TaskStatus.FAILED)
 
@@ -189,7 +189,7 @@ async def test_a_task_that_kills_its_process_every_time_ends_as_worker_lost(inst
 
 
 async def test_a_singleton_asked_for_while_it_runs_runs_exactly_once_more(installation: Installation) -> None:
-    await installation.start("scheduler,worker")
+    await installation.start("scheduler,worker", environment=PATIENT)
     first = await installation.client.enqueue("test.work", {"seconds": 1}, name="only")
     await installation.until(lambda: len(installation.marks()) == 1, "the first run")
 
@@ -236,17 +236,17 @@ async def test_two_processes_that_start_at_once_on_nothing_make_everything_once(
 
 async def test_sigterm_in_the_middle_of_a_stream_of_tasks_burns_no_attempt(installation: Installation) -> None:
     """Short tasks: at any moment a claim is under way."""
-    await installation.start("scheduler")
+    await installation.start("scheduler", environment=PATIENT)
     tasks = await installation.client.enqueue_many([NewTask("test.noop", {"n": n}) for n in range(3000)])
-    first = await installation.start()
+    first = await installation.start(environment=PATIENT)
     await installation.until(lambda: installation.tasks.count_documents({"status": "completed"}) > 100, "the stream")
 
     first.signal(signal.SIGTERM)
-    assert await first.ended(20) == 0
+    assert await first.ended() == 0
     assert installation.tasks.count_documents({"status": "running"}) == 0
     assert first.events("worker.stopped")[0]["left_running"] == 0
 
-    await installation.start()
+    await installation.start(environment=PATIENT)
     await installation.all_finished(len(tasks))
     assert installation.tasks.count_documents({"status": "completed", "attempt": 1}) == len(tasks)
 
@@ -260,7 +260,7 @@ async def test_a_plain_function_that_does_not_stop_is_released_and_dies_with_its
     await installation.until(lambda: len(installation.marks()) == 1, "the run")
 
     worker.signal(signal.SIGTERM)
-    assert await worker.ended(20) == 0
+    assert await worker.ended() == 0
 
     released = await installation.task(task.id)
     assert (released.status, released.attempt) == (TaskStatus.PENDING, 0)
