@@ -5,7 +5,7 @@ import json
 import os
 import sys
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -18,9 +18,11 @@ from service.clock import SystemClock
 from service.envelope import read
 from service.payload import MAX_BYTES
 from service.registry import load
+from tests.actors.families import Family, connect
 from tests.brokers import Inbox
 
-PUBLISHER = Path(__file__).parent.parent / "examples" / "publishers" / "publish.py"
+EXAMPLES = Path(__file__).parent.parent / "examples"
+PUBLISHER = EXAMPLES / "publishers" / "publish.py"
 
 
 @pytest.fixture
@@ -65,6 +67,32 @@ async def test_words_are_counted_in_a_thread(verger: Verger) -> None:
     assert finished.result == {"words": 5, "different": 3}
 
 
+async def test_old_drafts_expire_for_every_tenant_and_the_others_stay(mongo_url: str, database: str) -> None:
+    client = connect(mongo_url)
+    drafts = client[database].drafts
+    now = datetime.now(UTC)
+    await drafts.insert_many(
+        [
+            {"_id": f"{tenant}-{days}", "tenantId": tenant, "changedAt": now - timedelta(days=days)}
+            for tenant in ("a", "b")
+            for days in range(0, 180, 2)
+        ]
+    )
+    family = Family(("examples.drafts",), mongo_url, client[database])
+
+    refused = await family.task("drafts.expire", {"maxDeleteRatio": 0.3})
+    meant = await family.run("drafts.expire", {"dryRun": True})
+    done = await family.run("drafts.expire", {"batchSize": 7})
+    again = await family.run("drafts.expire")
+
+    assert refused.last_error is not None
+    assert "refused to delete 90 of 180 drafts" in refused.last_error.message
+    assert (meant, done) == ({"scanned": 90, "deleted": 0}, {"scanned": 90, "deleted": 90})
+    assert again == {"scanned": 0, "deleted": 0}
+    assert await drafts.count_documents({}) == 90
+    client.close()
+
+
 async def test_the_publisher_sends_what_a_worker_reads(amqp_url: str, prefix: str) -> None:
     names = Names(prefix)
     broker = RabbitBroker(amqp_url, names, SystemClock())
@@ -90,3 +118,11 @@ async def test_the_publisher_sends_what_a_worker_reads(amqp_url: str, prefix: st
     record = read(delivery, handler, datetime.now(UTC), MAX_BYTES).record
     assert record is not None
     assert (record.id, record.task_type, record.task_body) == ("from-outside", "words.count", {"text": "one two"})
+
+
+def test_the_page_on_maintenance_actors_shows_the_example_as_it_is() -> None:
+    source = (EXAMPLES / "drafts.py").read_text()
+    page = (EXAMPLES.parent / "docs/actors/write-your-own.md").read_text()
+    said = [line for block in page.split("```python\n")[1:] for line in block.split("```")[0].splitlines()]
+
+    assert [line for line in said if line not in source.splitlines()] == []
