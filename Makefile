@@ -8,9 +8,9 @@
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s%s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-run: ## Run Verger on this machine: all roles in one process, with a MongoDB of its own
+run: ## Run Verger on this machine: all roles in one process, with a MongoDB and demo data of its own
 	@scripts/setup run
-	@exec .venv/bin/verger dev $(or $(ARGS),--schedules examples/schedules.json --sessions examples/sessions)
+	@exec .venv/bin/verger dev $(or $(ARGS),--demo --schedules examples/schedules.json)
 
 test: ## Run the tests, on a real MongoDB and a real RabbitMQ
 	@scripts/setup test

@@ -128,10 +128,13 @@ class ControlCommand(StrEnum):
     PAUSE = "pause"
     RESUME = "resume"
     SCHEDULES_CHANGED = "schedules_changed"
+    EVICT = "evict"
 
 
 class ControlMessage(Model):
     command: ControlCommand
     task_id: str | None = None
     task_type: str | None = None
+    cache: str | None = None
+    """Which in-memory cache lets go of what is stale; None: each."""
     force: bool = False

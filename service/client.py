@@ -294,6 +294,11 @@ class Client:
         """Tell the schedulers to look now."""
         await self._hint(ControlMessage(command=ControlCommand.SCHEDULES_CHANGED))
 
+    async def evict_caches(self, cache: str | None = None) -> None:
+        """Tell every worker that its in-memory caches, or those of one name, let go of what is stale. A hint: it may be
+        lost."""
+        await self._hint(ControlMessage(command=ControlCommand.EVICT, cache=cache))
+
     async def _hint(self, message: ControlMessage) -> None:
         if self._publishes:
             await self._broker.send_control(message)

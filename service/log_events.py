@@ -278,6 +278,29 @@ class LogEvent(StrEnum):
         "name exception",
     )
 
+    # ---- the actors of files and graph -----------------------------------------------------------
+
+    GC_COMPLETED = (
+        "gc.completed",
+        "info",
+        "Blobs that nothing refers to were condemned, and those condemned earlier were swept; `dry`: they would be.",
+        "scanned marked condemned pardoned swept bytes_freed duration_ms dry",
+    )
+    RECORD_FAILED = (
+        "record.failed",
+        "warning",
+        "A record could not be worked on; it is skipped.",
+        "collection record error",
+    )
+    CURSOR_REWOUND = (
+        "cursor.rewound",
+        "warning",
+        "A cursor lay ahead of now, for the clock was set back; all is looked at again.",
+        "cursor",
+    )
+    CACHE_EVICTED = "cache.evicted", "info", "An in-memory cache of this worker let go of entries.", "cache entries"
+    CACHE_FAILED = "cache.failed", "error", "An in-memory cache could not let go of entries.", "cache exception"
+
     # ---- the actors of sessions ------------------------------------------------------------------
 
     ROOT_MISSING = "root.missing", "warning", "A folder of sessions is not there.", "root fix"
@@ -291,6 +314,55 @@ class LogEvent(StrEnum):
     MEMBER_DAMAGED = "member.damaged", "warning", "A file of an earlier backup has changed.", "backup file fix"
     MEMBER_UNLINKABLE = "member.unlinkable", "info", "A file could not be linked; it is copied.", "backup file error"
     TARGET_FAILED = "target.failed", "warning", "Part of a backup could not be made.", "kind name error"
+    ARCHIVE_PUBLISHED = (
+        "archive.published",
+        "info",
+        "An archive is complete; `merged`: of so many finer ones.",
+        "archive members bytes merged",
+    )
+    ARCHIVE_DAMAGED = (
+        "archive.damaged",
+        "warning",
+        "An archive is not what was written; it stays as it is.",
+        "archive problem fix",
+    )
+
+    # ---- the actors of memories ------------------------------------------------------------------
+
+    CANDIDATE_REJECTED = "candidate.rejected", "warning", "A candidate is no memory.", "tenant candidate problem"
+    CLUSTER_FAILED = "cluster.failed", "warning", "A cluster could not be summarised.", "tenant cluster error"
+    CURSOR_UNREADABLE = (
+        "cursor.unreadable",
+        "warning",
+        "Audit rows stay, since the cursor of the tenant's SIEM endpoint says nothing.",
+        "tenant fix",
+    )
+    ENDPOINT_INVALID = (
+        "endpoint.invalid",
+        "warning",
+        "The SIEM endpoint of a tenant is not written as it should be.",
+        "tenant problem",
+    )
+    INTEGRATION_INVALID = (
+        "integration.invalid",
+        "warning",
+        "An integration cannot be synchronised as it is written.",
+        "tenant integration problem",
+    )
+    ITEM_SKIPPED = "item.skipped", "warning", "What a connector found is no candidate.", "integration item problem"
+    MEMORY_FAILED = "memory.failed", "warning", "A memory could not be worked on.", "tenant memory error"
+    WEBHOOK_DELIVERED = (
+        "webhook.delivered",
+        "info",
+        "An endpoint took a message.",
+        "endpoint message_id status http_status duration_ms",
+    )
+    WEBHOOK_FAILED = (
+        "webhook.failed",
+        "warning",
+        "A message was not delivered: `failed` is tried again, `rejected` is not; the endpoint may now be `disabled`.",
+        "endpoint message_id status http_status error",
+    )
 
 
 BOUND = ("task_type", "id", "attempt", "schedule_id", "worker", "trace_id")

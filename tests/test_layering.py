@@ -13,7 +13,7 @@ LAYERS = ("schemas", "service", "actors")
 FAMILIES = ("sessions", "memories", "files", "graph", "vectors")
 """The maintenance actors: they work on collections of their own."""
 
-STORE = ("service/store/", "actors/maintenance/", *(f"actors/{family}/" for family in FAMILIES))
+STORE = ("service/store/", "actors/maintenance/", "actors/demo/", *(f"actors/{family}/" for family in FAMILIES))
 BROKER = ("service/broker/",)
 DRIVERS = {
     "motor": STORE,
@@ -27,7 +27,7 @@ DRIVERS = {
     "fastapi": ("actors/api/",),
     "starlette": ("actors/api/",),
     "uvicorn": ("actors/api/server.py",),
-    "aiohttp": ("actors/maintenance/",),
+    "aiohttp": ("actors/maintenance/", "actors/memories/summariser/"),
     "lancedb": ("actors/maintenance/vector_store/",),
     "pyarrow": ("actors/maintenance/vector_store/",),
     "fiftyone": (),

@@ -1,36 +1,30 @@
 """``verger backup``: look at backups, read them back, restore them."""
 
-import asyncio
-import sys
-from collections.abc import Awaitable, Iterable
+from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from actors.cli.failure import REFUSED
+from actors.cli.files import Bar, run_on_files
 from actors.cli.options import Json
 from actors.cli.output import print_json, say, styled, table
 from actors.cli.session import client_settings
 from actors.maintenance.database import connect
+from actors.maintenance.disk import shown
 from actors.sessions.backup.job import shelf_folder
 from actors.sessions.backup.manifest import Backup, BackupDamaged, Kind, Member
 from actors.sessions.backup.restore import restore_database
 from actors.sessions.backup.restore_files import restore_files
 from actors.sessions.backup.shelf import LATEST, Shelf
-from actors.sessions.backup.space import shown
 from actors.sessions.backup.verify import Problem, verify as verify_backup
-from service.errors import VergerError
 from service.settings import Settings
 
 PASSES = 2
 """A restore reads everything before it writes anything."""
-T = TypeVar("T")
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown")
 
@@ -38,10 +32,6 @@ Folder = Annotated[
     Path | None, typer.Option("--folder", help="Where the backups are; default: `backups` in VERGER_DATA_DIR.")
 ]
 Which = Annotated[str, typer.Argument(metavar="BACKUP", help="Its id, or `latest`.")]
-
-
-class FilesUnusable(VergerError):
-    """A file or folder of the backups, or of what is restored, cannot be read or written."""
 
 
 @app.callback()
@@ -52,7 +42,7 @@ def backup() -> None:
 @app.command("list")
 def list_backups(folder: Folder = None, json: Json = False) -> None:
     """List the backups, newest first. Exit code 1: one of them is damaged."""
-    backups, damaged = _run(_shelf(folder)[0].backups())
+    backups, damaged = run_on_files(_shelf(folder)[0].backups())
     if json:
         print_json({"backups": [_described(each) for each in backups], "damaged": damaged})
     elif backups:
@@ -74,7 +64,7 @@ def verify(
     json: Json = False,
 ) -> None:
     """Read a backup back: every file is hashed, unpacked, hashed again and counted. Exit code 1: it is damaged."""
-    reports = _run(_verify(_shelf(folder)[0], None if every else backup, json))
+    reports = run_on_files(_verify(_shelf(folder)[0], None if every else backup, json))
     if json:
         print_json({"backups": reports})
     if not all(report["ok"] for report in reports):
@@ -101,10 +91,12 @@ def restore(
         raise typer.BadParameter("name one of --database, --sqlite and --directory")
     shelf, settings = _shelf(folder)
     if database is not None:
-        restored = _run(_restore_database(shelf, backup, database, into, force, settings))
+        restored = run_on_files(_restore_database(shelf, backup, database, into, force, settings))
     else:
         kind: Kind = "sqlite" if sqlite is not None else "directory"
-        restored = _run(_restore_files(shelf, backup, kind, sqlite or directory or "", Path(into).absolute(), force))
+        restored = run_on_files(
+            _restore_files(shelf, backup, kind, sqlite or directory or "", Path(into).absolute(), force)
+        )
     if json:
         print_json(restored)
     else:
@@ -122,7 +114,7 @@ async def _verify_one(shelf: Shelf, name: str, quiet: bool) -> dict[str, Any]:
     try:
         found = await shelf.get(name)
         name, files = found.manifest.id, len(found.manifest.members)
-        with _Bar(f"verify {name}", found.manifest.bytes) as bar:
+        with Bar(f"verify {name}", found.manifest.bytes) as bar:
             problems = await verify_backup(found, bar.advance)
     except BackupDamaged as error:
         problems = [Problem("manifest.json", str(error))]
@@ -141,14 +133,14 @@ async def _restore_database(
     held = next((each for each in found.manifest.databases if each.name == database), None)
     files = {entry.data for entry in held.collections} if held else set()
     members = (member for member in found.manifest.members if member.file in files)
-    with closing(connect(settings)) as client, _Bar(f"restore {database}", _total(members)) as bar:
+    with closing(connect(settings)) as client, Bar(f"restore {database}", _total(members)) as bar:
         return asdict(await restore_database(found, database, client, into, force=force, advance=bar.advance))
 
 
 async def _restore_files(shelf: Shelf, name: str, kind: Kind, source: str, into: Path, force: bool) -> dict[str, Any]:
     found = await shelf.get(name)
     members = (member for member in found.manifest.members if member.source == source)
-    with _Bar(f"restore {source}", _total(members)) as bar:
+    with Bar(f"restore {source}", _total(members)) as bar:
         return asdict(await restore_files(found, kind, source, into, force=force, advance=bar.advance))
 
 
@@ -159,38 +151,6 @@ def _total(members: Iterable[Member]) -> int:
 def _shelf(folder: Path | None) -> tuple[Shelf, Settings]:
     settings = client_settings()
     return Shelf(shelf_folder(settings, folder)), settings
-
-
-def _run(work: Awaitable[T]) -> T:
-    async def run() -> T:
-        return await work
-
-    try:
-        return asyncio.run(run())
-    except OSError as error:
-        raise FilesUnusable(f"{error.filename or 'a file'}: {error.strerror or error}") from error
-
-
-class _Bar:
-    """A progress bar on a terminal, on stderr; nothing elsewhere."""
-
-    def __init__(self, what: str, total: int) -> None:
-        console = Console(file=sys.stderr, highlight=False, markup=False, emoji=False)
-        columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-        self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        self._task = self._progress.add_task(what, total=total)
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._progress.stop()
-
-    async def advance(self, size: int) -> None:
-        self._progress.advance(self._task, size)
 
 
 def _described(found: Backup) -> dict[str, Any]:

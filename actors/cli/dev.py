@@ -27,14 +27,18 @@ def dev(
         str | None, typer.Option("--sessions", help="Folder of session files that sessions.collect reads.")
     ] = None,
     schedules: Annotated[str | None, typer.Option("--schedules", help="Schedules file to apply at the start.")] = None,
+    demo: Annotated[
+        bool, typer.Option("--demo", help="Seed the demo's data at the start, and run every schedule of the file once.")
+    ] = False,
 ) -> None:
     """Run everything in one process, for development; Ctrl-C ends it, the data stays.
 
     Starts a private MongoDB in VERGER_DATA_DIR unless VERGER_MONGODB_URL names one, and keeps the queues in memory
     unless VERGER_AMQP_URL names a broker. The schedules file decides: what it created earlier and does not say any more
-    is deleted, and what is new runs once at the start.
+    is deleted, and what is new runs once at the start. With --demo, sessions are collected from its own files unless
+    --sessions names others.
     """
-    settings = _settings(sessions)
+    settings = _settings(sessions, demo=demo)
     set_up_logs(settings, log_format="console")
     file = None
     if schedules is not None:
@@ -43,15 +47,19 @@ def dev(
         plan_file(file, [], None, False, rules=_rules(load(settings.actors), settings), now=datetime.now(UTC))
 
     async def ready(app: App) -> None:
+        if demo:
+            from actors.demo.seed import seed
+
+            await seed(app.settings, app.store.clock.now())
         plan = None if file is None else await _apply(app, file, default_source(schedules or ""))
         note(banner(app, plan, schedules))
         if plan is not None and file is not None:
-            await _run_new(app, plan, [entry.id for entry in file.schedules])
+            await _run_now(app, plan, [entry.id for entry in file.schedules], every=demo)
 
     raise typer.Exit(run_and_leave(settings, list(Role), ready))
 
 
-def _settings(sessions: str | None) -> Settings:
+def _settings(sessions: str | None, *, demo: bool) -> Settings:
     settings = load_settings()
     changes: dict[str, Any] = {}
     if "api_port" not in settings.model_fields_set:
@@ -60,6 +68,10 @@ def _settings(sessions: str | None) -> Settings:
         changes["claude_projects"] = folder = Path(sessions).expanduser()
         if not folder.is_dir():
             raise InvalidInput("--sessions", sessions, "is no folder", "give one, such as ~/.claude/projects")
+    elif demo:
+        from actors.demo.sessions import FOLDER
+
+        changes["claude_projects"] = settings.data_dir / FOLDER
     return settings.model_copy(update=changes)
 
 
@@ -74,9 +86,11 @@ async def _apply(app: App, file: ScheduleFile, source: str) -> Plan:
     return plan
 
 
-async def _run_new(app: App, plan: Plan, order: list[str]) -> None:
-    """What is new runs once now, in the order of the file: whoever starts this first sees its work, not its clock."""
-    for schedule in sorted(plan.create, key=lambda schedule: order.index(schedule.id)):
+async def _run_now(app: App, plan: Plan, order: list[str], *, every: bool) -> None:
+    """What is new, or ``every`` one, runs once now, in the order of the file: so that there is work to see."""
+    known = [*(change.after for change in plan.update), *plan.unchanged] if every else []
+    chosen = [*plan.create, *(schedule for schedule in known if schedule.enabled)]
+    for schedule in sorted(chosen, key=lambda schedule: order.index(schedule.id)):
         task = await app.client.run_schedule(schedule)
         try:
             await app.client.wait(task.id, timedelta(seconds=10))

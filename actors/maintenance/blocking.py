@@ -2,7 +2,8 @@
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Generic, ParamSpec, TypeVar
@@ -20,7 +21,12 @@ async def unwatched(_bytes: int) -> None:
 
 async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Run a short blocking function in a thread. Cancelled, it ends only when the thread has."""
-    running = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
+    return await to_the_end(asyncio.to_thread(function, *args, **kwargs))
+
+
+async def to_the_end(work: Awaitable[T]) -> T:
+    """Await what must not be left half done. Cancelled, it ends only when the work has."""
+    running = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:
@@ -68,14 +74,21 @@ def open_below(root: Path, parts: tuple[str, ...]) -> BinaryIO:
     Raises:
         OSError: it cannot be opened, or a part is a symlink (ELOOP, ENOTDIR).
     """
+    with folder_below(root, parts[:-1]) as folder:
+        # Without O_NONBLOCK, opening what has just become a FIFO would wait for a writer.
+        found = os.open(parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    return os.fdopen(found, "rb")
+
+
+@contextmanager
+def folder_below(root: Path, parts: tuple[str, ...]) -> Iterator[int]:
+    """The descriptor of the folder ``root/part/…/part``, on the same terms."""
     folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        for part in parts[:-1]:
+        for part in parts:
             inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
             os.close(folder)
             folder = inner
-        # Without O_NONBLOCK, opening what has just become a FIFO would wait for a writer.
-        found = os.open(parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+        yield folder
     finally:
         os.close(folder)
-    return os.fdopen(found, "rb")

@@ -12,10 +12,13 @@ AT_ONCE = 200
 
 
 async def tenants(
-    collection: Collection, query: Document | None = None, *, field: str = "tenantId"
+    collection: Collection, query: Document | None = None, *, field: str = "tenantId", after: str | None = None
 ) -> AsyncIterator[str]:
-    """The tenants that have a document of this query, in order; one look into an index on ``field`` for each."""
-    last: str | None = None
+    """The tenants that have a document of this query, in order; one look into an index on ``field`` for each.
+
+    Those up to ``after`` are left out.
+    """
+    last = after
     while True:
         where = {**(query or {}), field: {"$gt": last if last is not None else ""}}
         found = await collection.find_one(where, {field: 1}, sort=[(field, 1)])

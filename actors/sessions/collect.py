@@ -1,8 +1,21 @@
 """``sessions.collect``: new messages from session files.
 
-Reads files below the roots; writes ``projects``, ``sessions``, ``messages`` and ``collector_files``; deletes nothing. A
-file that looks as it did last time costs one ``stat``. Messages are inserted by uuid, and the position in the file is
-kept after them: a run that was stopped anywhere, or two runs at once, lose nothing and double nothing.
+Reads `<root>/<encoded project path>/<session>.jsonl`; writes ``projects``, ``sessions``, ``messages`` and
+``collector_files`` (how far each file was read); deletes nothing.
+
+- A file that looks as it did last time costs one `stat`. One that has grown is read from where it was left. One that
+  is shorter, has another inode, or whose beginning is not what was read, is read afresh.
+- A last line without its end waits, unless it is a whole JSON object: the line end of a crashed writer never comes.
+- Messages are inserted by `uuid` and the position in the file is kept after them: a run that is stopped anywhere, and
+  two runs at once, lose nothing and double nothing. A second run right after finds nothing to do.
+- The project is the working folder (`cwd`) that the folder is named for, else the first one in the file, else the
+  folder's name decoded (a guess: `/` and `.` have both become `-`).
+- Without a root there is nothing to do: the run counts `missing_roots=1` and logs how to set one. A root may be a
+  symlink, nothing below it is followed.
+- Each malformed line is logged with file, line and reason, up to `maxLogged` of a file.
+
+To collect another assistant's files, write an adapter (`actors/sessions/adapters/port.py`: find files, parse one from
+a position) and add it to ``ADAPTERS``.
 """
 
 import errno
@@ -26,6 +39,7 @@ from actors.sessions.adapters.lines import fingerprint
 from actors.sessions.adapters.port import Adapter, FoundFile, Limits, Malformed, Portion, Position
 from actors.sessions.collected import Collected, FileState, encode, int64
 from actors.sessions.indexes import Collections
+from actors.sessions.roots import find_roots, shown_path
 from schemas.base import Duration, Model
 from service.log_events import LogEvent
 
@@ -120,23 +134,8 @@ class _Run:
         return self._counts.result()
 
     def roots(self) -> list[Path]:
-        configured = self._ctx.settings.claude_projects
-        roots = self._params.roots or ((configured,) if configured is not None else ())
-        if not roots:
-            self._missing(None, "set VERGER_CLAUDE_PROJECTS or the task's roots, or disable its schedule")
-        present = []
-        for root in roots:
-            # Resolved once: the root itself may be a symlink, what lies below may not.
-            resolved = Path(os.path.realpath(root.expanduser()))
-            if resolved.is_dir():
-                present.append(resolved)
-            else:
-                self._missing(str(root), "it is not a folder; mount it, or correct the root")
-        return list(dict.fromkeys(present))
-
-    def _missing(self, root: str | None, fix: str) -> None:
-        self._counts.missing_roots += 1
-        self._ctx.log.warning(LogEvent.ROOT_MISSING, root=root, fix=fix)
+        present, self._counts.missing_roots = find_roots(self._params.roots, self._ctx.settings, self._ctx.log)
+        return present
 
     async def found(self, root: Path) -> AsyncIterator[FoundFile]:
         files = self._adapter.find(root, self._failed)
@@ -146,7 +145,7 @@ class _Run:
 
     def _failed(self, path: str, error: OSError) -> None:
         self._counts.failed_files += 1
-        self._ctx.log.warning(LogEvent.FILE_FAILED, path=_shown(path), error=str(error.strerror or error))
+        self._ctx.log.warning(LogEvent.FILE_FAILED, path=shown_path(path), error=str(error.strerror or error))
 
     async def collect(self, batch: list[FoundFile]) -> None:
         states = await self._collected.states([found.path for found in batch])
@@ -199,7 +198,9 @@ class _Run:
         await self._count_sessions(opened, at_least=1)
         await self._save_state(opened, finished=not portion.more)
         if opened.malformed > self._params.max_logged:
-            self._ctx.log.warning(LogEvent.LINES_SKIPPED, path=_shown(opened.found.path), malformed=opened.malformed)
+            self._ctx.log.warning(
+                LogEvent.LINES_SKIPPED, path=shown_path(opened.found.path), malformed=opened.malformed
+            )
 
     def _limits(self) -> Limits:
         params = self._params
@@ -254,7 +255,7 @@ class _Run:
         for problem in malformed:
             opened.malformed += 1
             if opened.malformed <= self._params.max_logged:
-                path = _shown(opened.found.path)
+                path = shown_path(opened.found.path)
                 self._ctx.log.warning(LogEvent.LINE_SKIPPED, path=path, line=problem.line, reason=problem.reason)
 
 
@@ -279,7 +280,3 @@ def _continues(file: BinaryIO, found: FoundFile, state: FileState) -> bool:
     """Whether what was read of the file is still its beginning."""
     same = state.inode == int64(found.inode) and found.size >= state.position.offset
     return same and fingerprint(file, state.position.offset) == state.fingerprint
-
-
-def _shown(path: str) -> str:
-    return path if len(path) <= 300 else "…" + path[-300:]

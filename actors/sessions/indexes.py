@@ -22,7 +22,11 @@ async def ensure_indexes(database: Database, names: Collections) -> None:
     ``sessions`` and ``collector_files`` are only ever asked by ``_id``.
     """
     await database[names.projects].create_indexes([IndexModel([("path", ASCENDING)], name="path")])
-    # With ``at``, so that a session is read in order, and counted, without touching its messages.
     await database[names.messages].create_indexes(
-        [IndexModel([("sessionId", ASCENDING), ("at", ASCENDING)], name="session")]
+        [
+            # With ``at``, so that a session is read in order, and counted, without touching its messages.
+            IndexModel([("sessionId", ASCENDING), ("at", ASCENDING)], name="session"),
+            IndexModel([("indexedAt", ASCENDING), ("indexAttempts", ASCENDING), ("_id", ASCENDING)], name="unindexed"),
+            IndexModel([("indexedModel", ASCENDING), ("_id", ASCENDING)], name="model"),
+        ]
     )

@@ -154,6 +154,10 @@ class Context:
         options.setdefault("traceparent", self._run.task.traceparent)
         return await self._client.enqueue(task_type, body, **options)
 
+    async def evict_caches(self, cache: str | None = None) -> None:
+        """As ``Client.evict_caches``."""
+        await self._client.evict_caches(cache)
+
     def now(self) -> datetime:
         """The store's time."""
         return self._store.clock.now()

@@ -12,6 +12,7 @@ from uuid import uuid4
 import structlog
 
 from actors.dead_letters import RESOURCE as DEAD_LETTERS
+from actors.maintenance.caches import evict
 from actors.supervisor import Supervisor
 from actors.worker.context import Resources
 from actors.worker.handler import HandlerActor, slots_of
@@ -181,6 +182,8 @@ class Worker:
             case ControlCommand.PAUSE | ControlCommand.RESUME:
                 if actor is not None:
                     actor.set_paused(message.command is ControlCommand.PAUSE)
+            case ControlCommand.EVICT:
+                evict(message.cache)
             case ControlCommand.SCHEDULES_CHANGED:
                 pass
 

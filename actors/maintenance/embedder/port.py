@@ -24,7 +24,8 @@ class Embedder(Protocol):
     @property
     @abstractmethod
     def model(self) -> str:
-        """Names model and dimension: vectors of different models are never compared. Kept with each vector."""
+        """Names the model: vectors of different models are never compared, those of one have one length. Kept with
+        each vector."""
 
     @abstractmethod
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:

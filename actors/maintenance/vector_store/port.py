@@ -4,7 +4,9 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Protocol
+from typing import Annotated, Protocol
+
+from pydantic import StringConstraints
 
 from service.errors import VergerError
 
@@ -15,6 +17,9 @@ class VectorStoreUnavailable(VergerError):
 
 class VectorStoreRefused(VergerError):
     """The vector store will not take this, such as vectors of another length than the table's."""
+
+
+TableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,80}$")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +75,8 @@ class Compacted:
 class VectorStore(Protocol):
     """Tables come into being with their first vector; one that does not exist is as good as an empty one.
 
+    The vectors of one model in a table are all of one length; those of another model may have another, which is how a
+    service changes its model: the same table holds both, until what the old one made has been replaced.
     Safe to use by many runs at once, also of several processes. Every method raises VectorStoreUnavailable.
     """
 
@@ -79,11 +86,14 @@ class VectorStore(Protocol):
 
     @abstractmethod
     async def put(self, table: str, vectors: Sequence[Vector]) -> None:
-        """Insert, or replace those with the same ids; all or none. Raises VectorStoreRefused."""
+        """Insert, or replace those with the same ids; all or none, and all of one model. Raises VectorStoreRefused."""
 
     @abstractmethod
     async def replace_owners(self, table: str, owners: Sequence[str], vectors: Sequence[Vector]) -> None:
-        """Make these the only vectors of these owners: what they had besides is deleted. Raises VectorStoreRefused."""
+        """Make these the only vectors of these owners, of any model: what they had besides is deleted, afterwards.
+
+        Raises VectorStoreRefused.
+        """
 
     @abstractmethod
     async def delete(
@@ -102,7 +112,10 @@ class VectorStore(Protocol):
 
     @abstractmethod
     async def owners(self, table: str, *, after: str = "", limit: int = 1000) -> list[str]:
-        """Different owners in ascending order, those after ``after``: to walk through a table in bounded memory."""
+        """Different owners after ``after``, in the order of their code points: to walk in bounded memory.
+
+        As many as ``limit`` if there are so many.
+        """
 
     @abstractmethod
     async def of_owners(self, table: str, owners: Sequence[str]) -> list[Stored]:
@@ -110,9 +123,15 @@ class VectorStore(Protocol):
 
     @abstractmethod
     async def search(
-        self, table: str, values: Sequence[float], *, limit: int = 10, group: str | None = None
+        self,
+        table: str,
+        values: Sequence[float],
+        *,
+        limit: int = 10,
+        group: str | None = None,
+        model: str | None = None,
     ) -> list[Hit]:
-        """The nearest, nearest first."""
+        """The nearest, nearest first. ``model``: what made ``values``; None: any whose vectors are as long."""
 
     @abstractmethod
     async def compact(self, table: str, *, older_than: timedelta) -> Compacted:

@@ -7,19 +7,19 @@ are neither followed nor kept, so that nothing outside the folder gets in.
 
 import os
 import stat
-import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, BinaryIO
 
 from actors.maintenance.blocking import Steps, in_steps
+from actors.maintenance.tar import END, header, padding
+from actors.maintenance.tree import TreeEntry, walk
 from actors.sessions.backup.manifest import COMPRESSED
 from actors.sessions.backup.members import STEP_BYTES, Draft
 from actors.sessions.backup.names import escape
 
 FOLDER = "directories"
-PERMISSIONS = 0o777
 REPORTED = 20
 
 
@@ -33,6 +33,9 @@ class Packed:
     problems: list[str] = field(default_factory=list)
     """Files that could not be read, or changed meanwhile; the first few."""
     failed: int = 0
+
+    def skip(self, _path: str) -> None:
+        self.skipped += 1
 
     def fail(self, path: str, problem: str) -> None:
         self.failed += 1
@@ -58,6 +61,12 @@ def measure(source: Path, leave_out: Path) -> int:
     return sum(1024 + each.seen.st_size for each in _walk_all(source, leave_out, Packed()))
 
 
+def _walk_all(source: Path, leave_out: Path, packed: Packed) -> Iterator[TreeEntry]:
+    return walk(
+        source, leave_out, skipped=packed.skip, failed=lambda path, error: packed.fail(path, str(error.strerror))
+    )
+
+
 def _pack(source: Path, spool: Path, leave_out: Path) -> Steps[Packed]:
     packed = Packed()
     with spool.open("wb") as out:
@@ -74,66 +83,11 @@ def _pack(source: Path, spool: Path, leave_out: Path) -> Steps[Packed]:
                     out.write(_header(each.path, seen))
                     yield from _copy_content(file, out, seen.st_size, each.path, packed)
             packed.entries += 1
-        out.write(bytes(2 * tarfile.BLOCKSIZE))
+        out.write(END)
     return packed
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    """A folder or a regular file."""
-
-    path: str
-    """Below the source."""
-    parent: int
-    """Descriptor of its folder."""
-    name: str
-    seen: os.stat_result
-
-    @property
-    def is_folder(self) -> bool:
-        return stat.S_ISDIR(self.seen.st_mode)
-
-
-def _walk_all(source: Path, leave_out: Path, packed: Packed) -> Iterator[_Entry]:
-    try:
-        left_out = leave_out.stat()
-    except FileNotFoundError:
-        left_out = None
-    # The source itself may be a symlink: whoever named it meant what it leads to.
-    root = os.open(source, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield from _walk(root, "", left_out, packed)
-    finally:
-        os.close(root)
-
-
-def _walk(folder: int, prefix: str, left_out: os.stat_result | None, packed: Packed) -> Iterator[_Entry]:
-    """By descriptors of folders instead of paths: a folder that becomes a symlink meanwhile leads nowhere."""
-    for name in sorted(os.listdir(folder)):
-        path = prefix + name
-        try:
-            seen = os.stat(name, dir_fd=folder, follow_symlinks=False)
-            if left_out is not None and os.path.samestat(seen, left_out):
-                continue
-            if stat.S_ISREG(seen.st_mode):
-                yield _Entry(path, folder, name, seen)
-            elif stat.S_ISDIR(seen.st_mode):
-                flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-                inner = os.open(name, flags, dir_fd=folder)
-                try:
-                    yield _Entry(path, folder, name, seen)
-                    yield from _walk(inner, path + "/", left_out, packed)
-                finally:
-                    os.close(inner)
-            else:
-                packed.skipped += 1
-        except FileNotFoundError:
-            continue
-        except PermissionError as error:
-            packed.fail(path, str(error.strerror))
-
-
-def _open(entry: _Entry, packed: Packed) -> BinaryIO | None:
+def _open(entry: TreeEntry, packed: Packed) -> BinaryIO | None:
     try:
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         descriptor = os.open(entry.name, flags, dir_fd=entry.parent)
@@ -151,13 +105,9 @@ def _open(entry: _Entry, packed: Packed) -> BinaryIO | None:
 
 
 def _header(path: str, seen: os.stat_result) -> bytes:
+    whole = int(seen.st_mtime) * 10**9
     folder = stat.S_ISDIR(seen.st_mode)
-    info = tarfile.TarInfo(path)
-    info.type = tarfile.DIRTYPE if folder else tarfile.REGTYPE
-    info.size = 0 if folder else seen.st_size
-    info.mode = stat.S_IMODE(seen.st_mode) & PERMISSIONS
-    info.mtime = int(seen.st_mtime)
-    return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+    return header(path, size=seen.st_size, mode=seen.st_mode, mtime_ns=whole, folder=folder)
 
 
 def _copy_content(file: IO[bytes], out: IO[bytes], size: int, path: str, packed: Packed) -> Steps[None]:
@@ -171,4 +121,4 @@ def _copy_content(file: IO[bytes], out: IO[bytes], size: int, path: str, packed:
         out.write(piece)
         left -= len(piece)
         yield len(piece)
-    out.write(bytes(-size % tarfile.BLOCKSIZE))
+    out.write(padding(size))

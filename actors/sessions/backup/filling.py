@@ -1,6 +1,5 @@
 """Copy every target into a draft; what fails is noted, and hinders no other."""
 
-import errno
 import sqlite3
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,15 +9,14 @@ from pymongo.errors import PyMongoError
 
 from actors.maintenance.blocking import in_thread
 from actors.maintenance.database import Client
+from actors.maintenance.disk import FULL, NotEnoughSpace
 from actors.sessions.backup.directories import copy_directory, measure
 from actors.sessions.backup.manifest import DatabaseEntry, Failure, Targets
 from actors.sessions.backup.members import Draft
 from actors.sessions.backup.mongodb import copy_database, size_of
-from actors.sessions.backup.space import NotEnoughSpace
 from actors.sessions.backup.sqlite import SqliteDamaged, copy_sqlite, measure as measure_sqlite
 from service.log_events import LogEvent
 
-FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT})
 FAILURES = (PyMongoError, OSError, sqlite3.Error, SqliteDamaged, RecursionError)
 """What a target may raise."""
 
@@ -82,7 +80,7 @@ class Source:
             try:
                 problem = await self._copy(kind, name, draft, filled)
             except FAILURES as error:
-                if isinstance(error, OSError) and error.errno in FULL_DISK:
+                if isinstance(error, OSError) and error.errno in FULL:
                     raise NotEnoughSpace(f"the disk became full while {kind} {name} was copied; make room") from error
                 await draft.drop_after(count)
                 problem = str(error).partition(", full error")[0].partition(", Timeout:")[0][:500] or repr(error)

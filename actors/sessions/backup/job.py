@@ -1,7 +1,26 @@
 """``sessions.backup``: databases, SQLite files and folders, into one folder a day.
 
-Reads its targets; writes and deletes below its own folder only. A backup appears, complete and read back, in one
-rename, or not at all. A target that fails is named in the manifest and fails the run; the others are kept.
+Reads its targets; writes and deletes in its own folder only.
+
+- It is skipped if a backup of today holds all its targets, or while another run is at work.
+- Each backup is a folder `20260301T023000Z` with `manifest.json` and `SHA256SUMS`. It appears, complete and read back
+  from the disk, in one rename, or not at all. What a crashed run left is invisible, and removed by the next.
+- The collections of a database are read at one time. Where the server cannot look back far enough
+  (`minSnapshotHistoryWindowInSeconds`, 5 minutes) the rest is read as it is; the manifest says `snapshot`, `mixed` or
+  `live`, and why.
+- SQLite files are copied by SQLite's online backup while others write them. Of folders: regular files and folders in
+  them; no symlinks, no owners.
+- A file whose content is that of the last backup is a hard link to it; `linked` counts them.
+- A target that fails is named in the manifest and fails the run; the others are kept. It is tried again by the next
+  run.
+- Rotation removes a backup when each of its targets is held by `keep` newer ones: the last one that holds something
+  is never removed. A backup whose manifest is damaged is neither removed nor counted.
+- Room is checked first: the packed size, as the last backup packed, and the largest target once more, uncompressed.
+- Users and roles are not backed up, nor is `system.profile`.
+
+The result: `databases`, `collections`, `documents`, `sqlite_files`, `directories`, `entries`, `members` (files),
+`linked`, `bytes` (before compression), `written_bytes` (new on the disk), `rotated`, `rotation_refused`, `skipped`
+with `reason`.
 """
 
 from contextlib import AsyncExitStack

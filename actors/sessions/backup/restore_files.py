@@ -5,18 +5,15 @@ import os
 import secrets
 import shutil
 import tarfile
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
 
 from actors.maintenance.blocking import Advance, Steps, in_steps, in_thread
+from actors.maintenance.tar import PERMISSIONS, PieceStream, inside, open_stream
 from actors.sessions.backup.manifest import Backup, BackupDamaged, Kind, Member
 from actors.sessions.backup.members import STEP_BYTES
 from actors.sessions.backup.verify import contents, verify_members
 from service.errors import Conflict, NotFound
-
-PERMISSIONS = 0o777
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +89,14 @@ def _unpack(folder: Path, member: Member, into: Path) -> Steps[int]:
     files = 0
     folders: list[tuple[Path, tarfile.TarInfo]] = []
     try:
-        stream = io.BufferedReader(_Stream(contents(folder, member)), STEP_BYTES)
-        with tarfile.open(fileobj=stream, mode="r|", encoding="utf-8") as archive:
+        stream = io.BufferedReader(PieceStream(contents(folder, member)), STEP_BYTES)
+        with open_stream(stream) as archive:
             for entry in archive:
                 archive.members = []  # type: ignore[attr-defined]  # it would remember every one
-                path = draft.joinpath(*_inside(entry))
+                parts = inside(entry)
+                if parts is None:
+                    raise BackupDamaged(f"{member.file} holds {entry.name[:200]!r}, not a file or folder inside it")
+                path = draft.joinpath(*parts)
                 if entry.isdir():
                     path.mkdir(mode=0o700)
                     folders.append((path, entry))
@@ -120,28 +120,3 @@ def _unpack(folder: Path, member: Member, into: Path) -> Steps[int]:
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return files
-
-
-def _inside(entry: tarfile.TarInfo) -> tuple[str, ...]:
-    parts = PurePosixPath(entry.name).parts
-    if not (entry.isreg() or entry.isdir()) or not parts or parts[0] == "/" or ".." in parts:
-        raise BackupDamaged(f"the archive holds {entry.name[:200]!r}, which is not a file or folder inside it")
-    return parts
-
-
-class _Stream(io.RawIOBase):
-    """A file made of pieces."""
-
-    def __init__(self, pieces: Iterator[bytes]) -> None:
-        self._pieces, self._rest = pieces, memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        if not self._rest:
-            self._rest = memoryview(next(self._pieces, b""))
-        wanted = memoryview(buffer)
-        taken = min(len(wanted), len(self._rest))
-        wanted[:taken], self._rest = self._rest[:taken], self._rest[taken:]
-        return taken

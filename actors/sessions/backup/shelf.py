@@ -4,8 +4,6 @@ A backup that is being made is a folder ``.draft-…``, one that is being remove
 whoever holds the lock next removes what a crash left of them.
 """
 
-import fcntl
-import os
 import shutil
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
@@ -14,12 +12,13 @@ from datetime import datetime
 from pathlib import Path
 
 from actors.maintenance.blocking import in_thread
+from actors.maintenance.disk import sync_folder
+from actors.maintenance.folder_lock import FolderLock
 from actors.sessions.backup.manifest import Backup, BackupDamaged, Manifest, Targets, read_backup, write_manifest
 from actors.sessions.backup.members import SPOOL
 from service.errors import Conflict, NotFound
 
 LATEST = "latest"
-LOCK = ".lock"
 DRAFT = ".draft-"
 GONE = ".gone-"
 
@@ -77,14 +76,9 @@ class Shelf:
         Raises:
             Conflict: another run holds it.
         """
-        with await in_thread(self._lock):
+        with await in_thread(FolderLock, self.folder):
             await in_thread(self._remove_leftovers)
             yield
-
-    def _lock(self) -> "_Lock":
-        # Backups hold everything: they are for their owner only.
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return _Lock(self.folder / LOCK)
 
     def _remove_leftovers(self) -> None:
         for path in self.folder.iterdir():
@@ -109,12 +103,12 @@ class Shelf:
         shutil.rmtree(folder / SPOOL)
         write_manifest(folder, manifest)
         for inner in [*(path for path in folder.rglob("*") if path.is_dir()), folder]:
-            _sync_folder(inner)
+            sync_folder(inner)
         named = self.folder / manifest.id
         if named.exists():
             raise Conflict(f"there is a backup {manifest.id} already")
         folder.rename(named)
-        _sync_folder(self.folder)
+        sync_folder(self.folder)
         return read_backup(named)
 
     async def remove(self, backup: Backup) -> None:
@@ -124,7 +118,7 @@ class Shelf:
         # Half of a backup must never look like one.
         gone = self.folder / (GONE + backup.manifest.id)
         backup.folder.rename(gone)
-        _sync_folder(self.folder)
+        sync_folder(self.folder)
         shutil.rmtree(gone)
 
 
@@ -155,32 +149,6 @@ def superfluous(backups: Sequence[Backup], keep: int) -> list[Backup]:
     return going[::-1]
 
 
-class _Lock:
-    """Held from its making to the end of ``with``; the kernel gives it back when the process dies."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("a")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._file.close()
-            raise Conflict(f"another run writes in {path.parent}") from None
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-
 def _make(folder: Path) -> None:
     folder.mkdir(mode=0o700)
     (folder / SPOOL).mkdir()
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

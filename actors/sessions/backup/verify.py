@@ -2,7 +2,6 @@
 
 import hashlib
 import lzma
-import os
 import struct
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
@@ -10,11 +9,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from actors.maintenance.blocking import Advance, Steps, in_steps, in_thread, open_below
+from actors.maintenance.disk import forget_cached
+from actors.maintenance.xz import decompress
 from actors.sessions.backup.manifest import MANIFEST, SUMS, Backup, BackupDamaged, Member
 from actors.sessions.backup.members import STEP_BYTES
 
-MEMORY_LIMIT = 512 * 1024 * 1024
-"""Of the decompressor; preset 9 needs 65 MiB."""
 SMALLEST_DOCUMENT = 5
 LARGEST_DOCUMENT = 16 * 1024 * 1024 + 16 * 1024
 """What MongoDB itself allows."""
@@ -54,7 +53,7 @@ def check_member(folder: Path, member: Member) -> Steps[str | None]:
     """What is wrong with a member, or None."""
     try:
         with open_below(folder, member.parts) as file:
-            _forget_cached(file)
+            forget_cached(file)
             counted = _Counted()
             read = _Reading(file, member)
             for piece in read.pieces():
@@ -94,7 +93,7 @@ class _Reading:
         self._bytes = 0
 
     def pieces(self) -> Generator[bytes, None, None]:
-        for piece in self._decompressed() if self._member.compressed else self._stored():
+        for piece in decompress(self._stored()) if self._member.compressed else self._stored():
             self._inside.update(piece)
             self._bytes += len(piece)
             if self._bytes > self._member.bytes:
@@ -112,33 +111,6 @@ class _Reading:
         while piece := self._file.read(STEP_BYTES):
             self._outside.update(piece)
             yield piece
-
-    def _decompressed(self) -> Iterator[bytes]:
-        decompressor = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MEMORY_LIMIT)
-        for stored in self._stored():
-            if decompressor.eof:
-                raise _Wrong("something follows after its end")
-            # A little may become a lot: it is taken out in pieces of bounded size.
-            yield from _drain(decompressor, stored)
-        if decompressor.unused_data:
-            raise _Wrong("something follows after its end")
-        if not decompressor.eof:
-            raise _Wrong("it ends too early")
-
-
-def _drain(decompressor: lzma.LZMADecompressor, stored: bytes) -> Iterator[bytes]:
-    pending = stored
-    while piece := decompressor.decompress(pending, STEP_BYTES):
-        yield piece
-        if decompressor.eof:
-            return
-        pending = b""
-
-
-def _forget_cached(file: BinaryIO) -> None:
-    # What was written a moment ago would be read from memory, and prove nothing about the disk.
-    if hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 class _Counted:

@@ -1,0 +1,24 @@
+"""``Retry-After``, in both of its forms."""
+
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+
+LONGEST = timedelta(hours=24)
+"""Nobody is kept waiting longer by what a server says."""
+
+
+def retry_after(headers: Mapping[str, str], now: datetime) -> timedelta:
+    """How long the server wants to be left alone: seconds, or a date. Nothing, where it does not say so clearly."""
+    said = headers.get("Retry-After", "").strip()
+    if said.isascii() and said.isdigit():
+        return min(LONGEST, timedelta(seconds=int(said[:9])))
+    try:
+        until = parsedate_to_datetime(said)
+    except (ValueError, TypeError):
+        return timedelta()
+    if until.tzinfo is None:  # written as -0000, which says UTC
+        until = until.replace(tzinfo=UTC)
+    # Up to the next whole second: the date has no smaller parts.
+    return min(LONGEST, max(timedelta(), timedelta(seconds=math.ceil((until - now).total_seconds()))))
