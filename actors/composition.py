@@ -268,9 +268,21 @@ class App:
         from actors.api.app import make_api
         from actors.api.parts import Parts
         from actors.api.server import ApiServer
+        from actors.maintenance.database import connect as connect_memory
 
         settings = self.settings
-        parts = Parts(settings, self.store, self.broker, self.registry, self.client, self.health, self.page)
+        memory = connect_memory(settings)
+        self._stack.callback(memory.close)
+        parts = Parts(
+            settings,
+            self.store,
+            self.broker,
+            self.registry,
+            self.client,
+            self.health,
+            self.page,
+            memory[settings.memory_database],
+        )
         server = ApiServer(make_api(parts, keys), settings.api_host, settings.api_port)
         await server.start()
         self.api = server

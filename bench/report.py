@@ -22,6 +22,7 @@ OTHERS = {
     "memory": "Memory of a worker",
     "fires": "A thousand fires in one second",
     "recovery": "Recovery after a kill",
+    "actors": "The maintenance actors",
 }
 
 

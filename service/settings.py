@@ -43,7 +43,13 @@ class Settings(BaseSettings):
         "verger", pattern=r"^[A-Za-z0-9_.-]{1,60}$", description="First part of every name on the broker."
     )
     actors: Names = Field(
-        ("actors.sessions",), description="Modules with handlers, separated by commas. Every role loads the same."
+        ("actors.sessions", "actors.memories", "actors.files", "actors.graph", "actors.vectors"),
+        description="Modules with handlers, separated by commas. Every role loads the same.",
+    )
+    roles: Annotated[tuple[Literal["scheduler", "worker", "api"], ...], NoDecode] = Field(
+        (),
+        description="What `verger run` runs, unless `--roles` says so: of `scheduler`, `worker`, `api`, separated by "
+        "commas; empty: all that fit.",
     )
     types: Names = Field(
         (), description="Task types this worker consumes beside Verger's own, separated by commas; empty: all."
@@ -121,7 +127,7 @@ class Settings(BaseSettings):
         "that webhooks, connectors and SIEM endpoints may be at, separated by commas.",
     )
 
-    @field_validator("actors", "types", "api_keys", "api_hosts", "http_allow", mode="before")
+    @field_validator("actors", "roles", "types", "api_keys", "api_hosts", "http_allow", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

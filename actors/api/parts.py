@@ -6,6 +6,7 @@ from typing import Annotated, cast
 from fastapi import Depends, Request
 
 from actors.health import Health
+from actors.maintenance.database import Database
 from actors.metrics_page import MetricsPage
 from service.broker.port import Broker
 from service.client import Client
@@ -25,6 +26,8 @@ class Parts:
     client: Client
     health: Health
     metrics: MetricsPage
+    memory: Database
+    """That of the maintenance actors."""
 
 
 def parts(request: Request) -> Parts:

@@ -51,10 +51,10 @@ def dev(
             from actors.demo.seed import seed
 
             await seed(app.settings, app.store.clock.now())
-        plan = None if file is None else await _apply(app, file, default_source(schedules or ""))
+        plan = None if file is None else await apply(app, file, default_source(schedules or ""))
         note(banner(app, plan, schedules))
         if plan is not None and file is not None:
-            await _run_now(app, plan, [entry.id for entry in file.schedules], every=demo)
+            await run_now(app, plan, file, every=demo)
 
     raise typer.Exit(run_and_leave(settings, list(Role), ready))
 
@@ -79,15 +79,16 @@ def _rules(registry: Registry, settings: Settings) -> Rules:
     return Rules(registry, max_bytes=settings.max_message_bytes)
 
 
-async def _apply(app: App, file: ScheduleFile, source: str) -> Plan:
+async def apply(app: App, file: ScheduleFile, source: str) -> Plan:
     table = Timetable(app.store.schedules, app.client, app.store.clock, _rules(app.registry, app.settings))
     plan = await table.plan(file, source=source, prune=True)
     await table.apply(plan)
     return plan
 
 
-async def _run_now(app: App, plan: Plan, order: list[str], *, every: bool) -> None:
+async def run_now(app: App, plan: Plan, file: ScheduleFile, *, every: bool) -> None:
     """What is new, or ``every`` one, runs once now, in the order of the file: so that there is work to see."""
+    order = [entry.id for entry in file.schedules]
     known = [*(change.after for change in plan.update), *plan.unchanged] if every else []
     chosen = [*plan.create, *(schedule for schedule in known if schedule.enabled)]
     for schedule in sorted(chosen, key=lambda schedule: order.index(schedule.id)):

@@ -1,5 +1,6 @@
 """Writes the data set: into the memory database, below VERGER_DATA_DIR, and into the vector store."""
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, closing
@@ -16,9 +17,8 @@ from actors.maintenance.blocking import in_thread
 from actors.maintenance.database import Database, connect
 from actors.maintenance.embedder import embedder
 from actors.maintenance.vector_store import vector_store
-from actors.maintenance.vector_store.port import VectorStoreUnavailable
 from schemas.base import to_instant
-from service.errors import Conflict
+from service.errors import Conflict, VergerError
 from service.registry import Resource
 from service.settings import Settings
 
@@ -62,7 +62,10 @@ async def seed(settings: Settings, now: datetime, *, force: bool = False) -> lis
         memory = client[settings.memory_database]
         if not force:
             await _check(memory, [part.collection for _, part in parts])
-        written = [await _replace(memory, family, part) for family, part in parts]
+        # Side by side: to make a collection, the server waits for its disk.
+        async with asyncio.TaskGroup() as group:
+            replacing = [group.create_task(_replace(memory, family, part)) for family, part in parts]
+    written = [each.result() for each in replacing]
     for family, (make_files, folder, what) in FILES.items():
         made = make_files(now)
         await in_thread(_write, settings.data_dir, made)
@@ -102,7 +105,7 @@ async def _tangle(settings: Settings) -> Written:
     async with _opened(vector_store, settings) as store, _opened(embedder, settings) as model:
         try:
             await vectors.tangle(store, model)
-        except VectorStoreUnavailable as error:
+        except VergerError as error:  # without LanceDB, or with a model that does not answer, the rest is there
             number, what = 0, str(error)
     return Written("vectors", f"vectors of {vectors.TABLE}", number, what)
 

@@ -1,6 +1,7 @@
 """Reading a file: its blobs one after the other, in pieces, inline or from GridFS."""
 
 from collections.abc import AsyncGenerator, Sequence
+from typing import Any
 
 from gridfs.errors import GridFSError
 from motor.motor_asyncio import AsyncIOMotorGridFSBucket
@@ -44,11 +45,8 @@ class Contents:
 
     async def _stored(self, key: str, stored: object) -> AsyncGenerator[bytes, None]:
         try:
-            stream = await self._bucket.open_download_stream(stored)
-            while True:
-                piece: bytes = await stream.read(PIECE)
-                if not piece:
-                    return
+            stream: Any = await self._bucket.open_download_stream(stored)
+            while piece := await stream.read(PIECE):
                 yield piece
         except GridFSError as error:
             raise Unreadable(f"blob {key} cannot be read from GridFS: {error}") from error

@@ -24,6 +24,7 @@ from actors.maintenance.vector_store.port import Vector, VectorStore
 ASKED = {"blobs": 1, "contentType": 1, "hash": 1}
 NOTHING_SAID = ("", "application/octet-stream")
 _TYPES = mimetypes.MimeTypes(filenames=())
+_TYPES.add_type("text/markdown", ".md")
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,7 +147,7 @@ def _charset(parameters: list[str]) -> str:
         if name.strip() == "charset" and (value := value.strip("\"' ")).startswith(CHARSETS):
             try:
                 # LookupError too for what is no encoding of text.
-                b"".decode(value)
+                b"a".decode(value, "replace")
             except LookupError:
                 break
             return value if value.replace("-", "") != "utf8" else "utf-8-sig"

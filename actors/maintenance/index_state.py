@@ -12,8 +12,8 @@ of two on the same path the last to begin has it, and when that ends the other t
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import timedelta
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
 
 from pymongo import DESCENDING, IndexModel
 from pymongo.errors import PyMongoError
@@ -29,6 +29,7 @@ SILENCE = timedelta(minutes=1)
 ALIVE = {"$gt": ["$heartbeatAt", {"$subtract": ["$$NOW", round(SILENCE.total_seconds() * 1000)]}]}
 INDEX = IndexModel([("reindexing", DESCENDING), ("startedAt", DESCENDING)], name="latest")
 MOST_ERROR = 500
+T = TypeVar("T")
 
 
 class IndexState(Model):
@@ -138,15 +139,21 @@ async def index_states(memory: Database, *, limit: int) -> list[IndexState]:
 
 
 def _read(state: Document) -> IndexState:
+    """What does not fit, whoever wrote it, is left out."""
+
+    def value(name: str, kind: type[T]) -> T | None:
+        found = state.get(name)
+        return found if isinstance(found, kind) else None
+
     return IndexState(
         path=str(state["_id"]),
         reindexing=state["reindexing"],
-        progress=state.get("progress") or 0.0,
-        done=state.get("done") or 0,
-        total=state.get("total") or 0,
-        task_id=state.get("taskId"),
-        started_at=state.get("startedAt"),
-        heartbeat_at=state.get("heartbeatAt"),
-        finished_at=state.get("finishedAt"),
-        error=state.get("error"),
+        progress=value("progress", float) or 0.0,
+        done=value("done", int) or 0,
+        total=value("total", int) or 0,
+        task_id=value("taskId", str),
+        started_at=value("startedAt", datetime),
+        heartbeat_at=value("heartbeatAt", datetime),
+        finished_at=value("finishedAt", datetime),
+        error=value("error", str),
     )

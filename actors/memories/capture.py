@@ -2,7 +2,7 @@
 
 Reads ``capture_queue`` where ``status`` is ``pending``, tenant by tenant in turn, each tenant's in the order of
 ``createdAt`` and ``_id``. Writes ``memories``, and ``status``, ``reason``, ``memoryId`` and ``decidedAt`` of the
-candidates; deletes nothing.
+candidates, and raises ``memberCount`` of ``clusters`` to what there is; deletes nothing.
 
 A ``candidate`` is ``{text, clusterId, retentionExpiresAt, metadata}``; only the text is needed. A valid one is inserted
 into ``memories`` and then becomes ``promoted``; the others become ``rejected`` with the reason, such as ``duplicate of
@@ -32,7 +32,7 @@ from actors.maintenance.indexes import ensure_indexes
 from actors.maintenance.params import BatchParams
 from actors.memories.collections import Collections
 from actors.memories.ids import digest
-from actors.memories.indexes import capture_queue, texts
+from actors.memories.indexes import MEMBERS, capture_queue, memories, texts
 from schemas.base import Instant, Model
 from service.log_events import LogEvent
 
@@ -79,10 +79,11 @@ class CaptureCounts(Counts):
 
 
 @actor("memories.capture", aliases=["process_capture_queue_job"], max_attempts=1, timeout="30m", concurrency=1)
-async def capture(params: CaptureParams, ctx: Context) -> dict[str, int]:
+async def capture_candidates(params: CaptureParams, ctx: Context) -> dict[str, int]:
     """Promote the candidates of the capture queue into memories, or reject them."""
     run = _Run(params, ctx)
-    await ensure_indexes(ctx.resources["memory"], {**texts(params.collections), **capture_queue(params.collections)})
+    for indexes in (memories, texts, capture_queue):
+        await ensure_indexes(ctx.resources["memory"], indexes(params.collections))
     async for page in run.pages(NO_TENANT):
         await run.settle([], [(row, "tenantId is not a text") for row in page])
         await ctx.checkpoint()
@@ -97,6 +98,7 @@ class _Run:
         self._params, self._ctx = params, ctx
         database, names = ctx.resources["memory"], params.collections
         self._queue, self._memories = database[names.capture_queue], database[names.memories]
+        self._clusters = database[names.clusters]
         self.counts = CaptureCounts()
 
     def tenants(self) -> AsyncIterator[str]:
@@ -136,7 +138,25 @@ class _Run:
         refused = await self._insert([memory for _, memory in valid.values()])
         rejected += [(valid[memory_id][0], reason) for memory_id, reason in refused.items()]
         promoted = [(row, memory_id) for memory_id, (row, _) in valid.items() if memory_id not in refused]
+        await self._count_members(page[0]["tenantId"], {valid[memory_id][1]["clusterId"] for _, memory_id in promoted})
         await self.settle(promoted, rejected)
+
+    async def _count_members(self, tenant: str, clusters: set[str | None]) -> None:
+        """Before the candidates are settled: a run that is killed does it again."""
+        named = [cluster for cluster in clusters if cluster is not None]
+        if not named:
+            return
+        members = {"tenantId": tenant, "clusterId": {"$in": named}, "status": "active"}
+        counted = self._memories.aggregate(
+            [{"$match": members}, {"$group": {"_id": "$clusterId", "members": {"$sum": 1}}}], hint=MEMBERS
+        )
+        # Raised only: of two runs at once the one that counted first may be the one that writes last.
+        raised = [
+            UpdateOne({"_id": each["_id"], "tenantId": tenant}, {"$max": {"memberCount": each["members"]}})
+            async for each in counted
+        ]
+        if raised:
+            await self._clusters.bulk_write(raised, ordered=False)
 
     async def _insert(self, memories: Sequence[Document]) -> dict[str, str]:
         """Insert those that are not there. Answers which were refused, by id, and why."""

@@ -75,7 +75,7 @@ class EmbedCounts(Counts):
 
 
 @actor("memories.embed", timeout="2h")
-async def embed(params: EmbedParams, ctx: Context) -> dict[str, int]:
+async def embed_memories(params: EmbedParams, ctx: Context) -> dict[str, int]:
     """Embed memories whose vectors are missing or stale, or one memory."""
     run = _Run(params, ctx)
     if params.memory_id is not None:

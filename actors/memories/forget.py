@@ -11,7 +11,8 @@ A recall stops it, and forgives what no run has counted by then. When the clock 
 time has caught up.
 
 Below ``floor`` the score becomes 0. What has faded to 0 has left the index that serves this job: it costs nothing any
-more. A run that is cut short goes on as of the same moment, and passes over what it has done.
+more. A memory without ``createdAt`` does not fade. A run that is cut short goes on as of the same moment, and passes
+over what it has done.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -28,10 +29,9 @@ from actors.maintenance.fairness import in_turn, tenants
 from actors.maintenance.indexes import ensure_indexes
 from actors.maintenance.moment import moment
 from actors.maintenance.params import BatchParams
-from actors.maintenance.ranges import keys
+from actors.maintenance.ranges import OLDEST, keys
 from actors.memories.collections import Collections
-from actors.memories.idle import idle_since
-from actors.memories.indexes import FIELDS, IDLE, memories
+from actors.memories.indexes import FADING, FIELDS, memories
 from actors.memories.updates import Updates
 from schemas.base import Duration
 
@@ -81,27 +81,28 @@ class _Run:
         self._memories = ctx.resources["memory"][params.collections.memories]
         self._updates = Updates(self._memories, ctx, params.max_failures_in_row)
         self._end = now - params.window
-        self._due = {"decayScore": {"$gt": 0}, "lastEvaluatedAt": {"$not": {"$gte": now}}}
+        self._due = {
+            "status": "active",
+            "decayScore": {"$gt": 0},
+            "lastRecalledAt": {"$not": {"$gte": self._end}},
+            "lastEvaluatedAt": {"$not": {"$gte": now}},
+        }
         self._decay = _decay(now, params)
         self.counts = ForgetCounts()
 
     def tenants(self) -> AsyncIterator[str]:
         return tenants(self._memories)
 
-    async def fading(self, tenant: str) -> AsyncIterator[list[Document]]:
-        for first, beyond in idle_since(self._end, tenant, "active"):
-            stretch = keys(
-                self._memories, IDLE, FIELDS[IDLE], first, beyond, size=self._params.batch_size, query=self._due
-            )
-            async for page in stretch:
-                yield page
+    def fading(self, tenant: str) -> AsyncIterator[list[Document]]:
+        """Oldest first, which is about the order in which they are stored: neighbours are written together."""
+        stretch = (tenant, "active", OLDEST), (tenant, "active", self._end)
+        size = self._params.batch_size
+        return keys(self._memories, FADING, FIELDS[FADING], *stretch, size=size, query=self._due)
 
     async def decay(self, tenant: str, ids: Sequence[Any]) -> None:
-        # A memory may have been recalled since it was found.
-        still = {**self._due, "status": "active", "lastRecalledAt": {"$not": {"$gte": self._end}}}
         counts = self.counts
         counts.scanned += len(ids)
-        counts.decayed += await self._updates.update(tenant, ids, still, self._decay)
+        counts.decayed += await self._updates.update(tenant, ids, self._due, self._decay)
         counts.failed = self._updates.failed
         faint = {"_id": {"$in": list(ids)}, "decayScore": {"$gt": 0, "$lt": self._params.floor}}
         counts.forgotten += (await self._memories.update_many(faint, {"$set": {"decayScore": 0.0}})).modified_count

@@ -9,8 +9,8 @@ from pymongo import ASCENDING, DESCENDING, IndexModel
 from actors.maintenance.indexes import Indexes
 from actors.memories.collections import Collections
 
-IDLE = "idle"
-"""Memories that may still fade, by tenant, status and last use."""
+FADING = "fading"
+"""Memories that have not faded to nothing, by tenant and status, oldest first."""
 TIERS = "tiers"
 """Memories by tenant, status and tier, in the order of their last use."""
 RETENTION = "retention"
@@ -37,7 +37,7 @@ DUE = "due"
 """Integrations that are enabled, of each tenant in the order in which they fall due."""
 
 FIELDS = {
-    IDLE: ("tenantId", "status", "lastRecalledAt", "createdAt", "_id"),
+    FADING: ("tenantId", "status", "createdAt", "_id"),
     TIERS: ("tenantId", "status", "tier", "lastRecalledAt", "createdAt", "_id"),
     RETENTION: ("tenantId", "status", "retentionExpiresAt", "statusChangedAt", "_id"),
     TENANT: ("tenantId", "at", "_id"),
@@ -49,8 +49,8 @@ FIELDS = {
 def memories(names: Collections) -> Indexes:
     return {
         names.memories: [
-            # What has faded to nothing leaves the index, and costs the hourly job no more.
-            _index(IDLE, *FIELDS[IDLE], partialFilterExpression={"decayScore": {"$gt": 0}}),
+            # What has faded to nothing leaves it, and costs the hourly job no more; a recall does not change it.
+            _index(FADING, *FIELDS[FADING], partialFilterExpression={"decayScore": {"$gt": 0}}),
             _index(TIERS, *FIELDS[TIERS]),
             _index(RETENTION, *FIELDS[RETENTION]),
             IndexModel(

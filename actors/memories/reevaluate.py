@@ -82,7 +82,7 @@ class ReevaluateCounts(Counts):
 
 
 @actor(TASK_TYPE, aliases=["intelligence_reevaluate"], max_attempts=1, timeout="30m", concurrency=1)
-async def reevaluate(params: ReevaluateParams, ctx: Context) -> dict[str, int]:
+async def reevaluate_memories(params: ReevaluateParams, ctx: Context) -> dict[str, int]:
     """Score memories that were recalled since the last run, or one memory."""
     run = _Run(params, ctx)
     await ensure_indexes(ctx.resources["memory"], recall_events(params.collections))

@@ -75,7 +75,7 @@ class SummarizeCounts(Counts):
 
 
 @actor("memories.summarize", aliases=["auto_summarization_job"], max_attempts=1, timeout="2h", concurrency=1)
-async def summarize(params: SummarizeParams, ctx: Context) -> dict[str, int]:
+async def summarize_clusters(params: SummarizeParams, ctx: Context) -> dict[str, int]:
     """Summarise clusters that have no summary, or have outgrown theirs."""
     run = _Run(params, ctx)
     await ensure_indexes(ctx.resources["memory"], {**clusters(params.collections), **memories(params.collections)})

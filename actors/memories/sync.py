@@ -82,7 +82,7 @@ class SyncCounts(Counts):
 @actor(
     "memories.sync", max_attempts=3, delays=["1m", "5m"], timeout="1h", concurrency=8, non_retryable=[ConnectorRefused]
 )
-async def sync(params: SyncParams, ctx: Context) -> dict[str, int]:
+async def synchronise(params: SyncParams, ctx: Context) -> dict[str, int]:
     """Pull what an integration has found since into the capture queue."""
     integrations = ctx.resources["memory"][params.collections.integrations]
     integration = await integrations.find_one({"_id": {"$in": candidates(params.integration_id)}})
@@ -147,10 +147,7 @@ class _Run:
         while True:
             page = await connector.pull(cursor, limit=self._params.page_size)
             self.counts.pages += 1
-            following = digest(_canonical(page.cursor))
-            if page.more and following in seen:
-                raise ConnectorRefused("the other side's cursors go round in a circle")
-            seen.add(following)
+            self._check(page, seen)
             await self._insert(page)
             if not await self._move(cursor, page.cursor):
                 self.counts.overtaken = 1
@@ -163,18 +160,29 @@ class _Run:
                 self.counts.cut_off = 1
                 return
 
+    def _check(self, page: Page, seen: set[str]) -> None:
+        """Raises ConnectorRefused."""
+        told = digest(_canonical(page.cursor))
+        if told not in seen:
+            try:
+                check_storable(page.cursor, "cursor")
+            except PayloadRefused as error:
+                raise ConnectorRefused(str(error)) from error
+            seen.add(told)
+        elif page.more:
+            raise ConnectorRefused("the other side's cursors go round in a circle")
+
     async def _insert(self, page: Page) -> None:
         for malformed in page.malformed:
             self._skip(malformed)
         documents = []
         for item in page.items:
             try:
-                check_storable(item.candidate, "candidate")
-            except PayloadRefused as error:
+                documents.append(self._candidate(item))
+            except ValueError as error:
                 self._skip(Malformed(item.id, str(error)))
-                continue
-            self._breaker.worked()
-            documents.append(self._candidate(item))
+            else:
+                self._breaker.worked()
         self.counts.items += len(documents)
         known = await self._insert_new(documents)
         self.counts.known += known
@@ -195,11 +203,19 @@ class _Run:
         return 0
 
     def _candidate(self, item: Item) -> Document:
+        """Raises ValueError."""
+        try:
+            check_storable(item.candidate, "candidate")
+        except PayloadRefused as error:
+            raise ValueError(str(error)) from error
+        content = _canonical(item.candidate)
+        if len(content.encode()) > self._params.max_item_bytes:
+            raise ValueError(f"is larger than {self._params.max_item_bytes} bytes")
         # A millisecond apart: candidates are taken in the order of time, which so is the source's.
         self._created_at = max(self._ctx.now(), self._created_at + timedelta(milliseconds=1))
         source = self._integration["_id"]
         return {
-            "_id": f"c-{digest(source, item.id, _canonical(item.candidate))}",
+            "_id": f"c-{digest(source, item.id, content)}",
             "tenantId": self._integration["tenantId"],
             "source": {"integrationId": source, "kind": self._integration["kind"], "itemId": item.id},
             "candidate": dict(item.candidate),

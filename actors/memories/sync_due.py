@@ -65,7 +65,7 @@ class SyncDueCounts(Counts):
 
 
 @actor("memories.sync_due", aliases=["process_scheduled_syncs"], max_attempts=1, timeout="10m", concurrency=1)
-async def sync_due(params: SyncDueParams, ctx: Context) -> dict[str, int]:
+async def dispatch_syncs(params: SyncDueParams, ctx: Context) -> dict[str, int]:
     """Enqueue a sync for each integration that is due."""
     run = _Run(params, ctx)
     await ensure_indexes(ctx.resources["memory"], integrations(params.collections))
@@ -81,8 +81,7 @@ class _Run:
         self._params, self._ctx = params, ctx
         self._integrations = ctx.resources["memory"][params.collections.integrations]
         self._now = ctx.now()
-        # Not $lte: a time that is missing, or none, is due as well.
-        self._due: Document = {"enabled": True, "nextScheduledSync": {"$not": {"$gt": self._now}}}
+        self._due = due_integrations(self._now)
         self.counts = SyncDueCounts()
 
     def tenants(self) -> AsyncIterator[str]:
@@ -162,6 +161,12 @@ class _Run:
 
     def _least(self) -> timedelta:
         return max(self._params.min_interval, timedelta(seconds=1))
+
+
+def due_integrations(now: datetime) -> Document:
+    """The query of what is due."""
+    # Not $lte: a time that is missing, or none, is due as well.
+    return {"enabled": True, "nextScheduledSync": {"$not": {"$gt": now}}}
 
 
 def read_interval(value: Any, default: timedelta) -> timedelta:

@@ -29,12 +29,13 @@ from actors.maintenance.fairness import in_turn, tenants
 from actors.maintenance.indexes import ensure_indexes
 from actors.maintenance.moment import moment
 from actors.maintenance.params import BatchParams
-from actors.maintenance.ranges import BEYOND, keys
+from actors.maintenance.ranges import BEYOND, OLDEST, keys
 from actors.memories.collections import Collections
-from actors.memories.idle import Stretch, idle_since, last_use
 from actors.memories.indexes import FIELDS, RECALLS, TIERS, memories, recall_events
 from actors.memories.updates import Updates
 from schemas.base import Duration
+
+Stretch = tuple[Sequence[Any], Sequence[Any]]
 
 
 class TierParams(BatchParams):
@@ -113,8 +114,8 @@ class _Run:
         mine = (tenant, "active")
         down: tuple[tuple[str | None, Sequence[Stretch]], ...] = (
             (None, [((*mine, None), (*mine, None, BEYOND))]),
-            ("hot", idle_since(self._warm, *mine, "hot")),
-            ("warm", idle_since(self._cold, *mine, "warm")),
+            ("hot", _idle(self._warm, *mine, "hot")),
+            ("warm", _idle(self._cold, *mine, "warm")),
         )
         for source, stretches in down:
             for stretch in stretches:
@@ -129,7 +130,7 @@ class _Run:
         return keys(self._memories, TIERS, FIELDS[TIERS], *stretch, size=self._params.batch_size)
 
     def _settled(self, key: Document) -> str:
-        used = last_use(key)
+        used = _last_use(key)
         if used is None or used >= self._warm:
             return "hot"
         return "warm" if used >= self._cold else "cold"
@@ -161,3 +162,16 @@ class _Run:
         name = f"{move.source}_to_{move.target}" if move.source else "placed"
         setattr(self.counts, name, getattr(self.counts, name) + moved)
         self.counts.failed = self._updates.failed
+
+
+def _idle(since: datetime, *prefix: str) -> tuple[Stretch, Stretch]:
+    """Those not used since then; what was never recalled counts from its creation."""
+    never = (*prefix, None, OLDEST), (*prefix, None, since)
+    recalled = (*prefix, OLDEST), (*prefix, since)
+    return never, recalled
+
+
+def _last_use(key: Document) -> datetime | None:
+    """None: the dates are none."""
+    used = key["createdAt"] if key["lastRecalledAt"] is None else key["lastRecalledAt"]
+    return used if isinstance(used, datetime) else None

@@ -89,7 +89,14 @@ async def deliver(message: WebhookMessage, ctx: Context) -> dict[str, Any]:
     if not 200 <= answer.status < 300:
         await delivery.refused(endpoint, answer)
     spent = round((time.monotonic() - began) * 1000)
-    delivery.log(LogEvent.WEBHOOK_DELIVERED, "delivered", answer.status, duration_ms=spent)
+    ctx.log.info(
+        LogEvent.WEBHOOK_DELIVERED,
+        endpoint=message.endpoint_id,
+        message_id=delivery.message_id,
+        status="delivered",
+        http_status=answer.status,
+        duration_ms=spent,
+    )
     return {"status": "delivered", "httpStatus": answer.status, "messageId": delivery.message_id}
 
 
@@ -164,12 +171,14 @@ class _Delivery:
         )
 
     def log_failure(self, status: str, http_status: int | None, error: str) -> None:
-        self.log(LogEvent.WEBHOOK_FAILED, status, http_status, error=error)
-
-    def log(self, event: LogEvent, status: str, http_status: int | None, **more: Any) -> None:
-        write = self._ctx.log.info if event.level == "info" else self._ctx.log.warning
-        names = {"endpoint": self._message.endpoint_id, "message_id": self.message_id}
-        write(event, **names, status=status, http_status=http_status, **more)
+        self._ctx.log.warning(
+            LogEvent.WEBHOOK_FAILED,
+            endpoint=self._message.endpoint_id,
+            message_id=self.message_id,
+            status=status,
+            http_status=http_status,
+            error=error,
+        )
 
 
 def _message_id(task_id: str) -> str:

@@ -29,7 +29,7 @@ from service.log_events import LogEvent
 
 MOST_ERROR = 500
 PENDING: Document = {**INDEXABLE, "indexedAt": None}
-WANTED: Document = {"conversationGroupId": 1, "indexedContent": 1}
+WANTED: Document = {"conversationGroupId": 1, "indexedContent": 1, "indexFailedAt": 1}
 OLDEST_FIRST = [("indexFailedAt", 1), ("_id", 1)]
 
 
@@ -80,6 +80,7 @@ class _Run:
         self._store: VectorStore = ctx.resources["vector_store"]
         self._indexer = Indexer(ctx.resources["embedder"], self._store, params.table, params.chunking)
         self._counts = IndexRetryCounts()
+        self._failed_again = 0
 
     async def run(self) -> dict[str, int]:
         await ensure_indexes(self._database, indexes(self._params.collections))
@@ -88,7 +89,7 @@ class _Run:
         async for portion in portions(found, lambda entry: len(entry["indexedContent"])):
             await self._index(portion)
             await self._ctx.checkpoint()
-        if counts.found == size and counts.failed < size:
+        if counts.found == size and self._failed_again < size:
             # What failed stands at the end of the queue now: the next batch begins with others.
             counts.again = 1
             await self._ctx.enqueue(RETRY, self._ctx.task.task_body, name=self._params.retry_name)
@@ -109,6 +110,7 @@ class _Run:
         for entry, each in outcomes:
             if each.error is not None:
                 self._counts.failed += 1
+                self._failed_again += "indexFailedAt" in entry
                 self._ctx.log.warning(
                     LogEvent.RECORD_FAILED,
                     collection=self._params.collections.entries,

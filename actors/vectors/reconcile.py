@@ -29,6 +29,9 @@ LOOKED_AT: Document = {"conversationGroupId": 1, "indexedAt": 1, "indexedChunks"
 class ReconcileParams(DeletingParams, StoreParams):
     """Options of ``vectors.reconcile``."""
 
+    batch_size: int = Field(
+        5000, ge=1, le=50_000, description="Entries, and documents with vectors, looked at at once."
+    )
     queue: bool = Field(True, description="Have missing and outdated entries indexed.")
 
 

@@ -42,8 +42,8 @@ def calls_of(path: str, source: str) -> Iterator[Call]:
         match node:
             case ast.Call(func=ast.Attribute(attr=method, value=receiver)) if method in (*LEVELS, "critical", "log"):
                 said = ast.unparse(receiver)
-                if not node.args and not said.endswith("log"):
-                    continue  # future.exception()
+                if said == "math" or (not node.args and not said.endswith("log")):
+                    continue  # math.log(x), future.exception()
                 around = [each for each in functions if each.lineno <= node.lineno <= (each.end_lineno or 0)]
                 yield _call(f"{path}:{node.lineno}", method, node, around[-1] if around else tree)
 

@@ -79,11 +79,11 @@ class Ollama(Embedder):
         return [value / length for value in vector]
 
     def _of_one_length(self, vectors: list[list[float]]) -> list[list[float]]:
+        wanted = self._dimension or len(vectors[0])
         for vector in vectors:
-            if self._dimension is None:
-                self._dimension = len(vector)
-            if len(vector) != self._dimension:
-                raise self._wrong(f"holds embeddings of {len(vector)} numbers, where others have {self._dimension}")
+            if len(vector) != wanted:
+                raise self._wrong(f"holds embeddings of {len(vector)} numbers, where others have {wanted}")
+        self._dimension = wanted
         return vectors
 
     def _wrong(self, problem: str) -> EmbedderRefused:

@@ -112,7 +112,7 @@ class LanceStore(VectorStore):
         names = await self._of(table)
         for name in names if model is None else [name for name in names if name == physical(table, model)]:
             opened = await self._open(name)
-            if await _dimension(opened) != len(values):
+            if _dimension(await _ask(opened.schema())) != len(values):
                 continue
             query = opened.query().nearest_to(list(values)).distance_type("cosine").limit(limit)
             if group is not None:
@@ -198,8 +198,9 @@ class LanceStore(VectorStore):
 
     async def _merge(self, name: str, vectors: Sequence[Vector]) -> None:
         new = await in_thread(rows, vectors)
-        opened = await self._made(name, len(vectors[0].values))
-        wanted, given = await _dimension(opened), len(vectors[0].values)
+        given = _dimension(new.schema)
+        opened = await self._made(name, given)
+        wanted = _dimension(await _ask(opened.schema()))
         if wanted != given:
             raise VectorStoreRefused(f"vectors of {given} numbers, where those of this model have {wanted}")
 
@@ -261,8 +262,8 @@ def _one_model(table: str, vectors: Sequence[Vector]) -> str:
     return physical(table, models.pop())
 
 
-async def _dimension(opened: Any) -> int:
-    dimension: int = (await _ask(opened.schema())).field("vector").type.list_size
+def _dimension(of: Any) -> int:
+    dimension: int = of.field("vector").type.list_size
     return dimension
 
 

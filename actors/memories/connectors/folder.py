@@ -144,7 +144,7 @@ def _place(cursor: Any) -> Place:
         case None:
             return (-1, "")
         case {"changedNs": int(changed), "path": str(path)}:
-            return (changed, path)
+            return (int(changed), path)
     raise ConnectorRefused("the cursor is none of this connector's; unset it to begin anew")
 
 

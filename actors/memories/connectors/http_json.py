@@ -126,10 +126,7 @@ class HttpJson(Connector):
             return Malformed(f"number {place}", f"has no id at {self._config.id!r}")
         if not isinstance(text, str):
             return Malformed(str(key), f"has no text at {self._config.text!r}")
-        candidate = {"text": text} | {name: found[name] for name in COPIED if found.get(name) is not None}
-        if len(orjson.dumps(candidate)) > self._source.max_item_bytes:
-            return Malformed(str(key), f"is larger than {self._source.max_item_bytes} bytes")
-        return Item(str(key), candidate)
+        return Item(str(key), {"text": text} | {name: found[name] for name in COPIED if found.get(name) is not None})
 
 
 def _read(body: bytes) -> Any:

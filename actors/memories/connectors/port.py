@@ -66,7 +66,7 @@ class Source:
     max_page_bytes: int
     """Of one answer, or of the files of one page."""
     max_item_bytes: int
-    """A larger item is malformed."""
+    """A larger item is skipped by whoever asked; this is for a connector that need not read it."""
 
 
 class Connector(Protocol):

@@ -25,6 +25,7 @@ NEEDED = {
     ("post", "/admin/dead-letters/replay"): KeyRole.OPERATOR,
     ("post", "/admin/dead-letters/discard"): KeyRole.ADMIN,
     ("get", "/admin/events"): KeyRole.VIEWER,
+    ("get", "/admin/index-state"): KeyRole.VIEWER,
     ("get", "/admin/jobs"): KeyRole.VIEWER,
     ("get", "/admin/queues"): KeyRole.VIEWER,
     ("get", "/admin/schedules"): KeyRole.VIEWER,

@@ -2,14 +2,16 @@
 
 import json
 import signal
-import subprocess
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pymongo
 import pytest
+from bson.codec_options import CodecOptions
 
+from actors.cli.dev import apply, run_now
+from actors.cli.schedules.apply import load_file
 from actors.demo.seed import DOCUMENTS, FILES, Written, seed
 from actors.demo.sessions import FOLDER
 from actors.embedded import read_instance
@@ -17,6 +19,7 @@ from actors.testing import sandbox
 from schemas.base import to_instant
 from schemas.task import TaskStatus
 from service.settings import Settings
+from service.store.port import TaskFilter
 from tests.actors.cli.conftest import ROOT, good, spawn, verger
 from tests.conftest import DatabaseClient
 
@@ -74,9 +77,9 @@ def seeded(database: Any, now: datetime) -> None:
 async def test_every_actor_has_something_to_do_and_none_fails(
     mongo_url: str, database: str, database_client: DatabaseClient, tmp_path: Path
 ) -> None:
-    where = {"memory_database": database, "data_dir": tmp_path, "claude_projects": tmp_path / FOLDER}
+    where: dict[str, Any] = {"memory_database": database, "data_dir": tmp_path, "claude_projects": tmp_path / FOLDER}
     settings = Settings(mongodb_url=mongo_url, **where)
-    memory = database_client.get_database(database, pymongo.database.CodecOptions(tz_aware=True))
+    memory = database_client.get_database(database, CodecOptions(tz_aware=True))
     async with sandbox(MODULES, mongodb_url=mongo_url, **where) as engine:
         now = to_instant(engine.clock.now())
         first = await seed(settings, now)
@@ -146,20 +149,40 @@ def test_other_peoples_data_is_left_alone_unless_told_otherwise(memory: Any) -> 
     assert memory.memories.count_documents({"tenantId": "demo-herbarium"}) > 0
 
 
-def test_dev_seeds_and_runs_every_schedule_at_each_start(tmp_path: Path) -> None:
+@pytest.fixture
+def schedules(tmp_path: Path) -> Path:
+    """A file with one schedule that is not due."""
     entry = {"id": "stale", "task_type": "graph.stale_jobs", "schedule": "@yearly"}
     (tmp_path / "schedules.json").write_text(json.dumps({"schedules": [entry]}))
+    return tmp_path / "schedules.json"
+
+
+def test_dev_seeds_before_anything_runs(schedules: Path, tmp_path: Path) -> None:
     where = {"VERGER_DATA_DIR": str(tmp_path / "data"), "VERGER_ACTORS": "actors.graph"}
+    process = spawn("dev", "--demo", "--schedules", str(schedules), **where)
+    try:
+        assert process.stderr is not None
+        finished = next((line for line in process.stderr if "task.finished" in line), None)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
 
-    for _ in range(2):
-        process = spawn("dev", "--demo", "--schedules", str(tmp_path / "schedules.json"), **where)
-        try:
-            assert process.stderr is not None
-            finished = next((line for line in process.stderr if "task.finished" in line), None)
-            process.send_signal(signal.SIGINT)
-            process.communicate(timeout=60)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            raise
+    assert process.returncode == 0
+    assert finished is not None and "expired=5" in finished
 
-        assert finished is not None and "expired=5" in finished
+
+async def test_dev_runs_new_schedules_at_its_start_and_with_the_demo_all_of_them(
+    mongo_url: str, schedules: Path
+) -> None:
+    file = load_file(str(schedules))
+    async with sandbox(["actors.graph"], mongodb_url=mongo_url) as engine:
+        runs = []
+        for every in (False, False, True):
+            plan = await apply(engine.app, file, "test")
+            await run_now(engine.app, plan, file, every=every)
+            page = await engine.app.store.tasks.find(TaskFilter(task_type="graph.stale_jobs"), limit=10)
+            runs.append(len(page.tasks))
+
+    assert runs == [1, 1, 2]

@@ -39,6 +39,8 @@ async def test_valid_candidates_become_memories_and_the_others_are_rejected_with
     family: Family, memory: Database
 ) -> None:
     expires = NOON + timedelta(days=90)
+    await memory.clusters.insert_one({"_id": "weather", "tenantId": "acme", "memberCount": 1})
+    await memory.memories.insert_one({"tenantId": "acme", "clusterId": "weather", "status": "active"})
     await memory.capture_queue.insert_many(
         [
             pending(1, "  Rain at noon. ", clusterId="weather", retentionExpiresAt=expires, metadata={"by": "ada"}),
@@ -70,7 +72,7 @@ async def test_valid_candidates_become_memories_and_the_others_are_rejected_with
         "None-0009": "tenantId is not a text",
         "3-0010": "tenantId is not a text",
     }
-    [made] = await memory.memories.find().to_list(None)
+    [made] = await memory.memories.find({"text": {"$exists": True}}).to_list(None)
     assert {key: value for key, value in made.items() if key not in TIMES} == {
         "_id": first,
         "tenantId": "acme",
@@ -90,6 +92,7 @@ async def test_valid_candidates_become_memories_and_the_others_are_rejected_with
         "embeddingUpdatedAt": None,
         "embeddingModel": None,
     }
+    assert (await memory.clusters.find_one({}) or {})["memberCount"] == 2
     row = await memory.capture_queue.find_one({"_id": "acme-0001"}) or {}
     assert (row["status"], row["memoryId"]) == ("promoted", first)
     assert result == {

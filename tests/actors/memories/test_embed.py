@@ -49,7 +49,7 @@ async def vectors(data_dir: Path, names: list[str]) -> dict[str, tuple[str, str]
 
 async def test_stale_memories_are_embedded_and_no_others(family: Family, memory: Database, tmp_path: Path) -> None:
     model = Hashing().model
-    fresh = {"embeddingUpdatedAt": NOON + timedelta(hours=1), "embeddingModel": model}
+    fresh: Document = {"embeddingUpdatedAt": NOON + timedelta(hours=1), "embeddingModel": model}
     await memory.memories.insert_many(
         [
             noted(1),
