@@ -191,7 +191,7 @@ class App:
         store, broker, settings = self.store, self.broker, self.settings
         looks_after_queues = self.roles & {Role.SCHEDULER, Role.API}
         backlog = Backlog(store, broker, task_types(self.registry)) if looks_after_queues else None
-        self.page = MetricsPage(self.metrics, store, broker, backlog)
+        self.page = MetricsPage(self.metrics, store, broker, backlog, self.health)
         self.metrics.info.set(1, VERSION, ",".join(sorted(self.roles)))
         self.health.contacts = [Contact("store", store.sync_clock), Contact("broker", broker.ping)]
         self.health.consumers = self._deaf

@@ -44,7 +44,7 @@ class Contact:
 
     def __init__(self, part: str, ask: Callable[[], Awaitable[object]]) -> None:
         """``ask`` is a round trip; it raises Unavailable."""
-        self._part, self._ask = part, ask
+        self.part, self._ask = part, ask
         self._asked_at = float("-inf")
         self._answered_at: float | None = None
         self._error = "it has not answered yet"
@@ -55,14 +55,14 @@ class Contact:
         now = time.monotonic()
         if self._asking is None and now - self._asked_at >= ASK_SECONDS:
             self._asked_at = now
-            self._asking = asyncio.create_task(self._try(), name=f"probe of the {self._part}")
+            self._asking = asyncio.create_task(self._try(), name=f"probe of the {self.part}")
         if self._asking is not None:
             await asyncio.wait((self._asking,), timeout=PATIENCE_SECONDS)
         now = time.monotonic()
         if self._answered_at is not None and now - self._answered_at <= FRESH_SECONDS:
             return None
         since = "" if self._answered_at is None else f"no answer for {now - self._answered_at:.0f} s: "
-        return Problem(self._part, f"{since}{self._error}")
+        return Problem(self.part, f"{since}{self._error}")
 
     async def _try(self) -> None:
         try:
@@ -118,6 +118,11 @@ class Health:
         if still <= BLOCKED_SECONDS:
             return []
         return [Problem("loop", f"the event loop has not turned for {still:.0f} s: something blocks it")]
+
+    async def servers(self) -> dict[str, bool]:
+        """Which of them answer."""
+        problems = await asyncio.gather(*(contact.problem() for contact in self.contacts))
+        return {contact.part: problem is None for contact, problem in zip(self.contacts, problems, strict=True)}
 
     async def ready(self) -> list[Problem]:
         """What says that it should not be given work."""

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
+from actors.health import Health
 from service.backlog import Backlog
 from service.broker.port import Broker
 from service.metrics import Metrics, render
@@ -12,9 +13,10 @@ from service.store.port import Store
 class MetricsPage:
     """One for a process, whatever its roles."""
 
-    def __init__(self, metrics: Metrics, store: Store, broker: Broker, backlog: Backlog | None) -> None:
+    def __init__(self, metrics: Metrics, store: Store, broker: Broker, backlog: Backlog | None, health: Health) -> None:
         """``backlog``: asked for by roles that look after queues."""
         self._metrics, self._store, self._broker, self._backlog = metrics, store, broker, backlog
+        self._health = health
         self._sources: list[Callable[[], None]] = []
 
     def add(self, source: Callable[[], None]) -> None:
@@ -30,6 +32,7 @@ class MetricsPage:
         metrics.events_dropped.take(broker.events_dropped)
         for source in self._sources:
             source()
+        metrics.server_up.replace({(server,): float(up) for server, up in (await self._health.servers()).items()})
         if self._backlog is not None:
             waiting = await self._backlog.look()
             metrics.queue_messages.replace({(task_type,): each.messages for task_type, each in waiting.items()})

@@ -35,9 +35,13 @@ class Counter(Metric):
 
     kind = "counter"
 
-    def __init__(self, name: str, meaning: str, labels: Labels = (), role: str = "all") -> None:
+    def __init__(
+        self, name: str, meaning: str, labels: Labels = (), role: str = "all", known: Iterable[str] = ()
+    ) -> None:
+        """``known``: values of its one label that are there from the start. Who counts what is rare needs the 0 before
+        the first 1, or sees no increase."""
         super().__init__(name, meaning, labels, role)
-        self.values: dict[Labels, float] = {} if labels else {(): 0}
+        self.values: dict[Labels, float] = {(each,): 0 for each in known} if labels else {(): 0}
 
     def add(self, *labels: str, by: float = 1) -> None:
         values = self.values
@@ -97,6 +101,7 @@ class Metrics:
     def __init__(self, types: Iterable[str] = ()) -> None:
         """``types``: the task types that are known here; whatever strangers send counts as one other."""
         self._types = frozenset(types)
+        known = sorted(self._types | {OTHER})
         by_type, worker, scheduler = ("type",), "worker", "scheduler"
         self.info = Gauge("verger_info", "1; which version runs here, in which roles.", ("version", "roles"))
 
@@ -125,13 +130,16 @@ class Metrics:
             "Ends of runs that were not written, for their claim was lost (fenced).",
             by_type,
             worker,
+            known,
         )
         self.heartbeats_failed = Counter(
             "verger_heartbeats_failed_total", "Heartbeats that did not reach the store.", (), worker
         )
 
-        self.dead_letters = Counter("verger_dead_letters_total", "Tasks that became dead letters here.", by_type)
-        self.rescues = Counter("verger_rescues_total", "Stale claims that were taken away.", by_type, scheduler)
+        self.dead_letters = Counter(
+            "verger_dead_letters_total", "Tasks that became dead letters here.", by_type, known=known
+        )
+        self.rescues = Counter("verger_rescues_total", "Stale claims that were taken away.", by_type, scheduler, known)
         self.relayed = Counter("verger_relayed_total", "Tasks that relay published.", by_type, scheduler)
         self.relay_lag = Gauge(
             "verger_relay_lag_seconds",
@@ -179,6 +187,11 @@ class Metrics:
             "scheduler, api",
         )
 
+        self.server_up = Gauge(
+            "verger_server_up",
+            "Whether `store` and `broker` answer this process: 1: one round trip did within 15 s, as its readiness asks.",
+            ("server",),
+        )
         self.store_errors = Counter("verger_store_errors_total", "Answers of the store that were errors, or late.")
         self.broker_errors = Counter(
             "verger_broker_errors_total",

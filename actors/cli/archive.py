@@ -89,7 +89,11 @@ def extract(
     if json:
         print_json({"into": str(into), "files": found.files, "bytes": found.bytes})
     else:
-        say(f"Unpacked {found.files} files into {into}, {shown(found.bytes)}.")
+        say(f"Unpacked {_count(found.files)} into {into}, {shown(found.bytes)}.")
+
+
+def _count(files: int) -> str:
+    return f"{files} {'file' if files == 1 else 'files'}"
 
 
 def _archives(folder: Path | None) -> Archives:
@@ -135,7 +139,7 @@ async def _verify_one(archives: Archives, period: Period, *, quiet: bool) -> dic
             styled("damaged", "failed", str(error))
         return {"archive": str(period), "ok": False, "problem": error.problem}
     if not quiet:
-        styled("ok", "ok", f"{period}: {files} files are as they were written")
+        styled("ok", "ok", f"{period}: as it was written, {_count(files)}")
     return {"archive": str(period), "ok": True, "files": files}
 
 

@@ -228,5 +228,6 @@ async def test_the_page_is_made_although_the_store_is_away(
         page = await one.http.get("/metrics")
 
         assert page.status_code == 200
+        assert 'verger_server_up{server="broker"} 1.0' in page.text
         assert "verger_backlog_seconds{" not in page.text  # rather none than an old one
         mongo_server.thaw()  # type: ignore[attr-defined]

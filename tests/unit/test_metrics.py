@@ -10,8 +10,8 @@ from actors.cli.reference.metrics import page
 from service.metrics import BUCKETS, Counter, Gauge, Histogram, Metric, Metrics, render
 
 ROOT = Path(__file__).parents[2]
-UNITS = ("_seconds", "_total", "_messages", "_running", "slots", "_info", "_overdue")
-BOUNDED = {"type", "outcome", "schedule", "reason", "version", "roles"}
+UNITS = ("_seconds", "_total", "_messages", "_running", "slots", "_info", "_overdue", "_up")
+BOUNDED = {"type", "outcome", "schedule", "reason", "version", "roles", "server"}
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, tuple[str, ...]], float]:
@@ -55,6 +55,13 @@ def test_what_has_no_labels_is_there_from_the_start() -> None:
     found = {name for name, _ in samples(Metrics())}
 
     assert {"verger_broker_errors_total", "verger_loop_lag_seconds_count", "process_resident_memory_bytes"} <= found
+
+
+def test_what_is_rare_is_there_before_it_happens_so_that_its_first_time_is_an_increase() -> None:
+    found = samples(Metrics(["a.b"]))
+
+    for name in ("verger_dead_letters_total", "verger_rescues_total", "verger_writes_refused_total"):
+        assert (found[name, ("a.b",)], found[name, ("@other",)]) == (0, 0)
 
 
 def test_types_that_strangers_make_up_are_one() -> None:

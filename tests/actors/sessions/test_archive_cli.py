@@ -63,7 +63,7 @@ async def test_verify_exits_1_when_an_archive_is_damaged(verger: Verger, context
     )
 
     assert (sound.exit_code, damaged.exit_code, one.exit_code, other.exit_code) == (0, 1, 1, 0)
-    assert "weekly/2026-W06: 2 files are as they were written" in sound.stdout
+    assert "weekly/2026-W06: as it was written, 2 files" in sound.stdout
     assert [each["ok"] for each in json.loads(damaged.stdout)["archives"]] == [True, False]
     assert "ends too early" in one.stdout
 
@@ -77,7 +77,7 @@ async def test_extract_brings_files_back_into_a_new_folder(verger: Verger, tmp_p
 
     assert (said.exit_code, taken.exit_code, every.exit_code) == (0, 1, 0), said.output
     assert [path.name for path in into.rglob("*") if path.is_file()] == ["a"]
-    assert "Unpacked 1 files" in said.stdout
+    assert "Unpacked 1 file into" in said.stdout
     assert "there is something at" in taken.stderr
     assert json.loads(every.stdout)["files"] == 2
 
