@@ -50,7 +50,6 @@ HOUR = 3600.0
 FLAT = 0.15
 """Memory that grows by no more than this part, while the rows become ten times as many, is flat."""
 MOST_MB = 150
-WORDS = ("tide", "press", "clue", "moon", "petal", "grid", "harbour", "label", "answer", "gauge", "seed", "word")
 NAMES = MemoriesCollections()
 
 
@@ -237,16 +236,17 @@ def session_files(place: Place, rows: int) -> Document:
 
 
 def old_files(place: Place, rows: int) -> Document:
-    """Files of 1 MB, last changed on ten different days."""
+    """Files of 1 MB, last changed on three days of the past."""
     random = Random(rows)
-    text = " ".join(random.choices(WORDS, k=1_000_000)).encode()
+    words = ["".join(random.choices("aeinorstlcdmu", k=random.randint(2, 11))) for _ in range(20_000)]
+    text = " ".join(random.choices(words, k=1_000_000)).encode()
     root = place.folder / "old"
     root.mkdir()
     for number in range(rows):
         start = random.randrange(len(text) - 2**20)
         path = root / f"{number}.jsonl"
         path.write_bytes(text[start : start + 2**20])
-        changed = (datetime.now(UTC) - timedelta(days=20 + number % 10)).timestamp()
+        changed = (datetime.now(UTC) - timedelta(days=20 + number % 3)).timestamp()
         os.utime(path, (changed, changed))
     return {"roots": [str(root)]}
 

@@ -140,7 +140,7 @@ class Metrics:
             "verger_dead_letters_total", "Tasks that became dead letters here.", by_type, known=known
         )
         self.rescues = Counter("verger_rescues_total", "Stale claims that were taken away.", by_type, scheduler, known)
-        self.relayed = Counter("verger_relayed_total", "Tasks that relay published.", by_type, scheduler)
+        self.relayed = Counter("verger_relayed_total", "Tasks that relay published.", by_type, scheduler, known)
         self.relay_lag = Gauge(
             "verger_relay_lag_seconds",
             "How long ago relay should have looked at the task that has waited longest for it; 0: it is in time. A "
@@ -189,7 +189,7 @@ class Metrics:
 
         self.server_up = Gauge(
             "verger_server_up",
-            "Whether `store` and `broker` answer this process: 1: one round trip did within 15 s, as its readiness asks.",
+            "1: `store` or `broker` has answered this process within 15 s, as its readiness asks.",
             ("server",),
         )
         self.store_errors = Counter("verger_store_errors_total", "Answers of the store that were errors, or late.")

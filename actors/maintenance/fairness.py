@@ -7,8 +7,8 @@ from actors.maintenance.database import Collection, Document
 
 T = TypeVar("T")
 
-AT_ONCE = 200
-"""Tenants between whom it goes round; the next come when one of these is done."""
+AT_ONCE = 32
+"""Tenants between whom it goes round; the next come when one of these is done. Each has a batch in memory meanwhile."""
 
 
 async def tenants(

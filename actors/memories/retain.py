@@ -224,7 +224,8 @@ class _Run:
             return
         bare: Document = {name: f"${name}" for name in ("_id", *KEPT)}
         bare["purgedAt"] = {"$ifNull": ["$purgedAt", self._now]}
-        await self._memories.update_many({**may, "_id": {"$in": free}}, [{"$replaceWith": bare}])
+        failed = self._updates.failed
+        await self._updates.update(tenant, free, may, [{"$replaceWith": bare}])
 
         emptied = {"_id": {"$in": free}, "status": PENDING, "text": {"$exists": False}, "purgedAt": {"$type": "date"}}
         gone = await self._memories.find(emptied).to_list(len(free))
@@ -236,7 +237,8 @@ class _Run:
         counts = self.counts
         counts.scanned += len(ids)
         counts.vectors += vectors
-        counts.held += len(ids) - purged
+        counts.failed = self._updates.failed
+        counts.held += len(ids) - purged - (counts.failed - failed)
         self._count(step, purged)
         if len(gone) < len(free):
             saved = {"_id": {"$in": free}, "text": {"$exists": True}}

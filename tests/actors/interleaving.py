@@ -7,15 +7,14 @@ from uuid import uuid4
 
 from pymongo import monitoring
 
+from actors.maintenance.database import OPTIONS
 from schemas.task import Task
 from tests.actors.families import Family
 
-_listeners: list["After"] = []
 
-
-class After:
+class After(monitoring.CommandListener):
     """Calls ``action`` once, right after a command to a collection of a database has succeeded, before the job has its
-    answer. ``nth``: after so many of them."""
+    answer. ``nth``: after so many of them. Engines that are to be watched are started inside."""
 
     def __init__(
         self, database: str, command: str, collection: str, action: Callable[[], Any], *, nth: int = 1
@@ -42,45 +41,32 @@ class After:
         if self.seen == self._nth:
             self._action()
 
-    def __enter__(self) -> "After":
-        _listeners.append(self)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        _listeners.remove(self)
-
-
-class _Listener(monitoring.CommandListener):
-    """Registered once and for all: clients ask for listeners when they are made."""
-
-    def started(self, event: monitoring.CommandStartedEvent) -> None:
-        for each in _listeners:
-            each.started(event)
-
-    def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
-        for each in _listeners:
-            each.succeeded(event)
-
     def failed(self, event: monitoring.CommandFailedEvent) -> None:
         pass
 
+    def __enter__(self) -> "After":
+        OPTIONS.setdefault("event_listeners", []).append(self)
+        return self
 
-monitoring.register(_Listener())
+    def __exit__(self, *_: object) -> None:
+        OPTIONS["event_listeners"].remove(self)
+        if not OPTIONS["event_listeners"]:
+            # A client with listeners draws from the global random numbers, which others may be watching.
+            del OPTIONS["event_listeners"]
 
 
 async def cancelled_after(
     family: Family, task_type: str, body: dict[str, Any], command: str, collection: str, *, nth: int
 ) -> Task:
     """Run a job through the engine, and ask it to stop right after its nth command; the task as it ended."""
-    loop = asyncio.get_running_loop()
-    async with family.engine() as verger:
-        task_id = uuid4().hex
+    loop, task_id = asyncio.get_running_loop(), uuid4().hex
 
-        def cancel() -> None:
-            asyncio.run_coroutine_threadsafe(verger.client.cancel(task_id), loop).result(30)
+    def cancel() -> None:
+        asyncio.run_coroutine_threadsafe(verger.client.cancel(task_id), loop).result(30)
 
-        with After(family.memory.name, command, collection, cancel, nth=nth) as asked:
+    with After(family.memory.name, command, collection, cancel, nth=nth) as asked:
+        async with family.engine() as verger:
             await verger.client.enqueue(task_type, body, id=task_id)
             await verger.run_until_idle()
-        assert asked.happened
-        return await verger.client.get(task_id)
+            assert asked.happened
+            return await verger.client.get(task_id)

@@ -1,5 +1,4 @@
-"""Each overlay and component builds, and every object is what its schema says, no field more, in every Kubernetes that is
-supported."""
+"""Each overlay and component builds, and every object is what its schema says, in each Kubernetes that is supported."""
 
 import json
 from copy import deepcopy

@@ -4,10 +4,8 @@ import asyncio
 import ipaddress
 import os
 import re
-from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -22,7 +20,7 @@ from service.schedule_file import read_file
 from service.settings import API_PORT, Settings, load_settings
 from service.timetable import plan
 from service.version import VERSION
-from tests.k8s.render import K8S, ROOT, Container, Manifest, containers, named, of_kind, pod_of, render
+from tests.k8s.render import K8S, ROOT, Container, Manifest, containers, named, of_kind, overlay, pod_of, render
 
 OVERLAYS = ("base", "overlays/dev", "overlays/production")
 PRODUCTION = "overlays/production"
@@ -36,13 +34,7 @@ SECRETS = {
 }
 
 
-def each_container() -> Iterator[Any]:
-    for folder in OVERLAYS:
-        for container in containers(render(folder)):
-            yield pytest.param(folder, container, id=f"{folder}: {container.where}")
-
-
-EACH = pytest.mark.parametrize(("folder", "container"), each_container())
+EACH = pytest.mark.parametrize("folder", OVERLAYS)
 
 
 def settings_of(folder: str, container: Container, monkeypatch: pytest.MonkeyPatch) -> Settings:
@@ -59,115 +51,122 @@ def settings_of(folder: str, container: Container, monkeypatch: pytest.MonkeyPat
 
 
 @EACH
-def test_it_is_restricted(folder: str, container: Container) -> None:
-    own, pod = container.spec["securityContext"], container.pod["securityContext"]
+def test_it_is_restricted(folder: str) -> None:
+    for container in containers(render(folder)):
+        own, pod = container.spec["securityContext"], container.pod["securityContext"]
 
-    assert own == {
-        "allowPrivilegeEscalation": False,
-        "readOnlyRootFilesystem": True,
-        "capabilities": {"drop": ["ALL"]},
-    }
-    assert pod["runAsNonRoot"] is True
-    assert pod["runAsUser"] == pod["runAsGroup"] == pod["fsGroup"] == 65532
-    assert pod["seccompProfile"] == {"type": "RuntimeDefault"}
-    assert not {"hostNetwork", "hostPID", "hostIPC"} & set(container.pod)
-    kinds = {kind for volume in container.pod["volumes"] for kind in volume if kind != "name"}
-    assert kinds <= {"emptyDir", "configMap", "secret", "persistentVolumeClaim"}
-
-
-@EACH
-def test_it_has_no_token(folder: str, container: Container) -> None:
-    assert container.pod["automountServiceAccountToken"] is False
-    account = container.pod.get("serviceAccountName")
-    assert account is None or named(render(folder), "ServiceAccount", account)["automountServiceAccountToken"] is False
+        assert own == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert pod["runAsNonRoot"] is True
+        assert pod["runAsUser"] == pod["runAsGroup"] == pod["fsGroup"] == 65532
+        assert pod["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & set(container.pod)
+        kinds = {kind for volume in container.pod["volumes"] for kind in volume if kind != "name"}
+        assert kinds <= {"emptyDir", "configMap", "secret", "persistentVolumeClaim"}
 
 
 @EACH
-def test_its_image_is_pinned_to_this_version(folder: str, container: Container) -> None:
-    _, _, tag = container.spec["image"].rpartition(":")
-
-    assert tag in (VERSION, f"{VERSION}-dev")
-
-
-@EACH
-def test_it_asks_for_what_it_needs_and_has_limits(folder: str, container: Container) -> None:
-    resources = container.spec["resources"]
-
-    assert set(resources["requests"]) == set(resources["limits"]) == {"cpu", "memory", "ephemeral-storage"}
-    assert all("sizeLimit" in volume["emptyDir"] for volume in container.pod["volumes"] if "emptyDir" in volume)
+def test_it_has_no_token(folder: str) -> None:
+    for container in containers(render(folder)):
+        assert container.pod["automountServiceAccountToken"] is False
+        account = container.pod.get("serviceAccountName")
+        assert (
+            account is None or named(render(folder), "ServiceAccount", account)["automountServiceAccountToken"] is False
+        )
 
 
 @EACH
-def test_it_writes_only_where_a_volume_is(
-    folder: str, container: Container, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = settings_of(folder, container, monkeypatch)
-    mounts = {mount["mountPath"]: mount for mount in container.spec["volumeMounts"]}
+def test_its_image_is_pinned_to_this_version(folder: str) -> None:
+    for container in containers(render(folder)):
+        _, _, tag = container.spec["image"].rpartition(":")
 
-    assert {"/tmp", str(settings.data_dir)} <= set(mounts)
-    assert not {mounts["/tmp"].get("readOnly"), mounts[str(settings.data_dir)].get("readOnly")} - {None}
-    assert {mount["name"] for mount in mounts.values()} == {volume["name"] for volume in container.pod["volumes"]}
-    for path in (settings.claude_projects, settings.secrets_dir, settings.api_keys_file):
-        assert path is None or {str(path), *map(str, path.parents)} & set(mounts)
+        assert tag in (VERSION, f"{VERSION}-dev")
 
 
 @EACH
-def test_its_settings_are_settings(folder: str, container: Container, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = settings_of(folder, container, monkeypatch)
+def test_it_asks_for_what_it_needs_and_has_limits(folder: str) -> None:
+    for container in containers(render(folder)):
+        resources = container.spec["resources"]
 
-    load(settings.actors)
-    for name in container.environment(render(folder), SECRETS):
-        assert name.removeprefix("VERGER_").lower() in Settings.model_fields
-
-
-@EACH
-def test_its_probes_ask_ports_and_paths_that_are_there(
-    folder: str, container: Container, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if container.workload["kind"] == "Job":
-        return
-    settings = settings_of(folder, container, monkeypatch)
-    asked = {kind: container.spec[f"{kind}Probe"]["httpGet"] for kind in ("startup", "liveness", "readiness")}
-
-    assert {kind: get["path"] for kind, get in asked.items()} == {
-        "startup": "/healthz",
-        "liveness": "/healthz",
-        "readiness": "/readyz",
-    }
-    assert {container.port(get["port"]) for get in asked.values()} == {settings.health_port}
-    names = [port["name"] for port in container.spec["ports"]]
-    assert ("api" in names) == (container.spec["args"][:3] == ["run", "--roles", "api"])
-    if "api" in names:
-        assert container.port("api") == settings.api_port == API_PORT
+        assert set(resources["requests"]) == set(resources["limits"]) == {"cpu", "memory", "ephemeral-storage"}
+        assert all("sizeLimit" in volume["emptyDir"] for volume in container.pod["volumes"] if "emptyDir" in volume)
 
 
 @EACH
-def test_it_has_time_to_end(folder: str, container: Container, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = settings_of(folder, container, monkeypatch)
-    given = timedelta(seconds=container.pod["terminationGracePeriodSeconds"])
-    before = container.spec.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
-    needed = timedelta(seconds=END_SECONDS + before)
-    if container.spec["args"] in (["run", "--roles", "worker"],) or container.spec["args"][0] == "dev":
-        needed += settings.shutdown_grace
+def test_it_writes_only_where_a_volume_is(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for container in containers(render(folder)):
+        settings = settings_of(folder, container, monkeypatch)
+        mounts = {mount["mountPath"]: mount for mount in container.spec["volumeMounts"]}
 
-    assert given >= needed
+        assert {"/tmp", str(settings.data_dir)} <= set(mounts)
+        assert not {mounts["/tmp"].get("readOnly"), mounts[str(settings.data_dir)].get("readOnly")} - {None}
+        assert {mount["name"] for mount in mounts.values()} == {volume["name"] for volume in container.pod["volumes"]}
+        for path in (settings.claude_projects, settings.secrets_dir, settings.api_keys_file):
+            assert path is None or {str(path), *map(str, path.parents)} & set(mounts)
 
 
 @EACH
-def test_it_runs_what_the_command_line_knows(folder: str, container: Container) -> None:
-    match container.spec["args"]:
-        case ["run", "--roles", roles]:
-            assert [Role(role) for role in roles.split(",")]
-        case ["dev", "--demo", "--schedules", path] | ["schedules", "apply", path, "--prune"]:
-            assert path == "/config/schedules.json"
-        case other:
-            pytest.fail(f"it runs {other}")
+def test_its_settings_are_settings(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for container in containers(render(folder)):
+        settings = settings_of(folder, container, monkeypatch)
+
+        load(settings.actors)
+        for name in container.environment(render(folder), SECRETS):
+            assert name.removeprefix("VERGER_").lower() in Settings.model_fields
+
+
+@EACH
+def test_its_probes_ask_ports_and_paths_that_are_there(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for container in containers(render(folder)):
+        if container.workload["kind"] == "Job":
+            continue
+        settings = settings_of(folder, container, monkeypatch)
+        asked = {kind: container.spec[f"{kind}Probe"]["httpGet"] for kind in ("startup", "liveness", "readiness")}
+
+        assert {kind: get["path"] for kind, get in asked.items()} == {
+            "startup": "/healthz",
+            "liveness": "/healthz",
+            "readiness": "/readyz",
+        }
+        assert {container.port(get["port"]) for get in asked.values()} == {settings.health_port}
+        names = [port["name"] for port in container.spec["ports"]]
+        assert ("api" in names) == (container.spec["args"][:3] == ["run", "--roles", "api"])
+        if "api" in names:
+            assert container.port("api") == settings.api_port == API_PORT
+
+
+@EACH
+def test_it_has_time_to_end(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for container in containers(render(folder)):
+        settings = settings_of(folder, container, monkeypatch)
+        given = timedelta(seconds=container.pod["terminationGracePeriodSeconds"])
+        before = container.spec.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
+        needed = timedelta(seconds=END_SECONDS + before)
+        if container.spec["args"] in (["run", "--roles", "worker"],) or container.spec["args"][0] == "dev":
+            needed += settings.shutdown_grace
+
+        assert given >= needed
+
+
+@EACH
+def test_it_runs_what_the_command_line_knows(folder: str) -> None:
+    for container in containers(render(folder)):
+        match container.spec["args"]:
+            case ["run", "--roles", roles]:
+                assert [Role(role) for role in roles.split(",")]
+            case ["dev", "--demo", "--schedules", path] | ["schedules", "apply", path, "--prune"]:
+                assert path == "/config/schedules.json"
+            case other:
+                pytest.fail(f"it runs {other}")
 
 
 # ---- all of them --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("folder", OVERLAYS)
+@EACH
 def test_nothing_secret_is_in_the_manifests(folder: str) -> None:
     manifests = render(folder)
 
@@ -178,7 +177,7 @@ def test_nothing_secret_is_in_the_manifests(folder: str) -> None:
             assert not re.search(r"_URL|KEYS$|PASSWORD|TOKEN", name)
 
 
-@pytest.mark.parametrize("folder", OVERLAYS)
+@EACH
 def test_selectors_match_their_own_pods_and_no_others(folder: str) -> None:
     manifests = render(folder)
     pods = {workload["metadata"]["name"]: pod_of(workload)["metadata"]["labels"] for workload in workloads(manifests)}
@@ -207,7 +206,7 @@ def test_selectors_match_their_own_pods_and_no_others(folder: str) -> None:
         assert selected(policy["spec"]["podSelector"]["matchLabels"]), policy["metadata"]["name"]
 
 
-@pytest.mark.parametrize("folder", OVERLAYS)
+@EACH
 def test_every_reference_leads_somewhere(folder: str) -> None:
     manifests = render(folder)
     known = {(manifest["kind"], manifest["metadata"]["name"]) for manifest in manifests}
@@ -261,9 +260,7 @@ def test_each_task_type_is_taken_by_one_pool(registry: Registry, monkeypatch: py
     assert taken == sorted(handler.task_type for handler in registry if not handler.internal)
 
 
-def test_a_pool_is_scaled_on_the_backlog_of_its_own_types(
-    registry: Registry, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pool_is_scaled_on_the_backlog_of_its_own_types(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     page = (ROOT / "docs" / "metrics.md").read_text()
     scaled = of_kind(render(PRODUCTION), "ScaledObject")
 
@@ -291,15 +288,13 @@ def test_the_schedules_are_ones_that_would_be_applied(registry: Registry) -> Non
         "schedules.json",
         True,
         rules=Rules(registry, max_bytes=Settings.model_fields["max_message_bytes"].default),
-        now=Settings.model_construct() and __import__("datetime").datetime.now(__import__("datetime").UTC),
+        now=datetime.now(UTC),
     )
 
     assert len(planned.create) == len(file.schedules) > 0
 
 
 def test_other_schedules_are_another_job(tmp_path: Path) -> None:
-    from tests.k8s.render import overlay
-
     def job(text: str, name: str) -> str:
         folder = overlay(tmp_path / name, {"resources": ["base"]})
         (folder / "schedules.json").write_text(text)
@@ -319,7 +314,7 @@ def test_other_schedules_are_another_job(tmp_path: Path) -> None:
 # ---- the network --------------------------------------------------------------------------------
 
 
-def test_nobody_talks_unless_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_talks_unless_it_is_said() -> None:
     policies = {policy["metadata"]["name"]: policy["spec"] for policy in of_kind(render(PRODUCTION), "NetworkPolicy")}
     nothing = policies.pop("verger-nothing-else")
 
@@ -346,9 +341,11 @@ def test_only_the_pool_that_calls_others_reaches_the_internet_and_nothing_privat
             for block in blocks
         )
 
-    assert {each["metadata"]["name"] for each in workloads(manifests) if chosen <= pod_of(each)["metadata"]["labels"].items()} == {
-        "verger-worker-outbound"
-    }
+    assert {
+        each["metadata"]["name"]
+        for each in workloads(manifests)
+        if chosen <= pod_of(each)["metadata"]["labels"].items()
+    } == {"verger-worker-outbound"}
     assert rule["ports"] == [{"protocol": "TCP", "port": 443}]
     for block in blocks:
         network = ipaddress.ip_network(block["cidr"])

@@ -28,6 +28,6 @@ async def look_at_index_state(
     """Each path that was reindexed by `files.reindex`: whether it is right now, how far that is, and how it ended.
 
     From `index_state` of the database `VERGER_MEMORY_DATABASE`. `reindexing` is true only if the run was heard of
-    within the last minute: one that was killed does not go on for ever. Its ETA is in the progress of the task `taskId`.
+    within the last minute: one that was killed does not go on for ever. The progress of the task `taskId` has an ETA.
     """
     return IndexStates(states=await index_states(engine.memory, limit=limit))

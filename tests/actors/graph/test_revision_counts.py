@@ -2,15 +2,13 @@
 
 from typing import Any
 
-from actors.graph.collections import Collections
-from actors.graph.indexes import revisions
 from actors.graph.revision_counts import by_node, recent
 from actors.maintenance.database import Database
-from actors.maintenance.indexes import ensure_indexes
 from schemas.task import TaskStatus
 from tests.actors.families import Family, stages
 from tests.actors.graph.moments import ago
 from tests.actors.interleaving import After, cancelled_after
+from tests.actors.observing import plans
 from tests.conftest import DatabaseClient
 
 JOB = "graph.revision_counts"
@@ -115,7 +113,13 @@ async def test_cut_short_it_goes_on_and_comes_to_the_same_end(family: Family, me
 async def test_it_asks_indexes_and_runs_on_nothing(family: Family, memory: Database) -> None:
     assert set((await family.run(JOB)).values()) == {0}
 
-    await ensure_indexes(memory, revisions(Collections()))
+    for number in range(5):
+        await memory.graph_nodes.insert_one({"_id": f"n{number}"})
+        await revise(memory, f"n{number}", "1h")
+    seen = await plans(family, JOB, {"batchSize": 2})
+    assert {collection for collection, _ in seen} >= {"graph_nodes", "node_revisions"}
+    assert [each for each in seen if "COLLSCAN" in each[1]] == []
+
     since, until = ago("1h"), ago("0s")
     for pipeline, hint, refused in (
         (recent(since, until), "recent", {"COLLSCAN", "FETCH"}),

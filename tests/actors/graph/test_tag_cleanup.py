@@ -4,15 +4,13 @@ from typing import Any
 
 import pytest
 
-from actors.graph.collections import Collections
-from actors.graph.indexes import tags
 from actors.graph.tag_cleanup import carried
 from actors.maintenance.database import Database
-from actors.maintenance.indexes import ensure_indexes
 from schemas.task import TaskStatus
-from tests.actors.families import Family, stages
+from tests.actors.families import Family
 from tests.actors.graph.moments import ago
 from tests.actors.interleaving import After, cancelled_after
+from tests.actors.observing import plans
 from tests.conftest import DatabaseClient
 
 JOB = "graph.tag_cleanup"
@@ -126,13 +124,15 @@ async def test_cut_short_it_comes_to_the_same_end(family: Family, memory: Databa
 async def test_it_asks_indexes_and_runs_on_nothing(family: Family, memory: Database) -> None:
     assert set((await family.run(JOB)).values()) == {0}
 
-    await ensure_indexes(memory, tags(Collections(), ("graph_nodes",)))
-    await memory.tags.insert_many([{"_id": f"t{number}"} for number in range(50)])
+    await memory.tags.insert_many([{"_id": f"t{number}", "unusedSince": ago(OLD)} for number in range(50)])
     await memory.graph_nodes.insert_many([{"tags": ["t1", "t2"]} for _ in range(50)])
-    command = {"aggregate": "tags", "pipeline": carried(["t1", "t9"], ["graph_nodes"]), "cursor": {}}
+    seen = await plans(family, JOB, {"force": True, "batchSize": 20})
+    assert "tags" in {collection for collection, _ in seen}
+    assert [each for each in seen if "COLLSCAN" in each[1]] == []
+
+    command = {"aggregate": "tags", "pipeline": carried(["t1", "t2"], ["graph_nodes"]), "cursor": {}}
     plan = await memory.command("explain", command, verbosity="executionStats")
     looks = [stage for stage in plan["stages"] if "$lookup" in stage]
     assert len(looks) == 2
     assert [look["collectionScans"] for look in looks] == [0, 0]
     assert sum(look["totalDocsExamined"] for look in looks) == 0, "one key of the index is enough"
-    assert "COLLSCAN" not in stages(plan)

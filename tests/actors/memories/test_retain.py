@@ -158,6 +158,21 @@ async def test_a_hold_that_comes_while_the_vectors_go_saves_the_text(
     assert await memory.audit_log.distinct("_id") == [audit_id("b")]
 
 
+async def test_a_memory_that_the_database_refuses_does_not_hold_up_the_others(family: Family, memory: Database) -> None:
+    keeps_text = {"$or": [{"_id": {"$nin": [1, 4]}}, {"text": {"$exists": True}, "status": {"$ne": "archived"}}]}
+    await memory.create_collection("memories", validator=keeps_text)
+    await memory.memories.insert_many([expired(n, "hard_delete_pending", 8) for n in range(3)])
+    await memory.memories.insert_many([expired(n, "active", 8) for n in range(3, 6)])
+
+    counts = await family.run("memories.retain")
+
+    assert counts == ZERO | {"scanned": 6, "purged": 2, "archived": 2, "failed": 2}
+    assert await statuses(memory) == {
+        0: "purged", 1: "hard_delete_pending", 2: "purged", 3: "archived", 4: "active", 5: "archived"
+    }  # fmt: skip
+    assert await memory.audit_log.distinct("target") == ["0", "2"]
+
+
 async def test_most_memories_are_not_purged_without_force(family: Family, memory: Database) -> None:
     """And nothing else is done: what is wrong with the retention may be wrong with the earlier steps."""
     await memory.memories.insert_many([expired(n, "hard_delete_pending", 8) for n in range(60)])
