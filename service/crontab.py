@@ -25,6 +25,7 @@ _NICKNAMES = {
 _CRONS_OWN = frozenset({"MAILTO", "MAILFROM", "CONTENT_TYPE", "CONTENT_TRANSFER_ENCODING"})
 """Settings that are meant for cron, not for the commands: how it sends mail."""
 _STEP_OF_ONE = re.compile(r"(?:^|,)(?P<start>\w+)/(?P<step>\d+)")
+_NAME = re.compile(r"[A-Za-z_][\w.-]*\$?")
 _FIELDS, _USER = 5, 1
 
 
@@ -47,11 +48,10 @@ class CrontabEntry:
 
 @dataclass(frozen=True, slots=True)
 class CrontabProblem:
-    """One line that could not be read, or says what has no meaning here."""
+    """One line that cannot be read, or has no meaning here."""
 
     line: int
-    text: str
-    problem: str
+    error: InvalidInput
 
 
 def read_crontab(text: str, *, timezone: str, system: bool = False) -> Iterator[CrontabEntry | CrontabProblem]:
@@ -81,7 +81,7 @@ def read_crontab(text: str, *, timezone: str, system: bool = False) -> Iterator[
             elif name not in _CRONS_OWN:
                 environment = {**environment, name: value}
         except InvalidInput as error:
-            yield CrontabProblem(number, line, str(error))
+            yield CrontabProblem(number, error)
 
 
 def _entry(number: int, line: str, timezone: str, system: bool, environment: dict[str, str]) -> CrontabEntry:
@@ -94,6 +94,8 @@ def _entry(number: int, line: str, timezone: str, system: bool, environment: dic
     parse_schedule(schedule, timezone)
     command, stdin = _split(words[-1])
     user = words[count] if system else None
+    if user is not None and not _NAME.fullmatch(user):
+        raise InvalidInput("user", user, "is no user's name", "give --user if the lines have none")
     return CrontabEntry(number, schedule, timezone, command, stdin, user, environment)
 
 

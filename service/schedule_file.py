@@ -171,9 +171,10 @@ def to_entry(schedule: Schedule) -> ScheduleEntry:
     )
 
 
-def to_file(schedules: Iterable[Schedule]) -> dict[str, Any]:
+def to_file(schedules: Iterable[Schedule | ScheduleEntry]) -> dict[str, Any]:
     """The JSON of a file that says the same; ``file_from`` reads it back."""
-    return {"schedules": [_entry_json(to_entry(schedule)) for schedule in schedules]}
+    entries = (each if isinstance(each, ScheduleEntry) else to_entry(each) for each in schedules)
+    return {"schedules": [_entry_json(entry) for entry in entries]}
 
 
 def _entry_json(entry: ScheduleEntry) -> dict[str, Any]:

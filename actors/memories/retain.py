@@ -27,7 +27,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from pydantic import Field
-from pymongo import UpdateOne
+from pymongo.errors import BulkWriteError
 
 from actors import Context, actor
 from actors.maintenance.counts import Counts
@@ -44,6 +44,7 @@ from actors.memories.indexes import FIELDS, RETENTION, memories
 from actors.memories.updates import Updates
 from schemas.base import Duration
 
+DUPLICATE_KEY = 11000
 PENDING, PURGED = "hard_delete_pending", "purged"
 KEPT = ("tenantId", "status", "statusChangedAt", "createdAt", "retentionExpiresAt", "holdUntil")
 """Fields of a tombstone, beside ``_id`` and ``purgedAt``."""
@@ -52,6 +53,7 @@ KEPT = ("tenantId", "status", "statusChangedAt", "createdAt", "retentionExpiresA
 class RetainParams(DeletingParams):
     """Options of ``memories.retain``."""
 
+    batch_size: int = Field(1000, ge=1, le=10_000, description="Memories of a tenant that take a step at once.")
     archive_after: Duration = Field(timedelta(0), description="From the end of the retention to archived.")
     soft_delete_after: Duration = Field(timedelta(days=30), description="From archived to soft_deleted.")
     hard_delete_after: Duration = Field(timedelta(days=30), description="From soft_deleted to hard_delete_pending.")
@@ -136,13 +138,11 @@ class _Run:
         """The retention of those that are due ended before."""
         return self._now - step.after if step.source == "active" else self._now
 
-    def _waited(self, step: _Step) -> Document:
-        """The condition that the time in the step's first status is over, or was never written down."""
-        if step.source == "active":
-            return {}
+    def _ripe(self, step: _Step, key: Document) -> bool:
+        """Whether its time in the step's first status is over, or was never written down."""
+        since = key["statusChangedAt"]
         # Not at the moment itself: a run that goes on as of its moment takes no second step at once.
-        long_ago = {"statusChangedAt": {"$lt": self._now - step.after}}
-        return {"$or": [long_ago, {"statusChangedAt": {"$not": {"$type": "date"}}}]}
+        return step.source == "active" or not isinstance(since, datetime) or since < self._now - step.after
 
     def _may(self, step: _Step) -> Document:
         """The condition that a memory may take the step."""
@@ -171,23 +171,19 @@ class _Run:
     async def due(self, tenant: str) -> AsyncIterator[list[tuple[_Step, list[Document]]]]:
         for step in self._steps:
             stretch = (tenant, step.source, OLDEST), (tenant, step.source, self._expired(step))
-            found = keys(
-                self._memories,
-                RETENTION,
-                FIELDS[RETENTION],
-                *stretch,
-                size=self._params.batch_size,
-                query=self._waited(step),
-            )
-            async for page in found:
+            size = self._params.batch_size
+            # The keys tell who waits, without a look at their documents.
+            async for page in keys(self._memories, RETENTION, FIELDS[RETENTION], *stretch, size=size):
                 if step.target == PURGED and self._problem is not None:
                     break
-                yield [(step, page)]
+                yield [(step, [key for key in page if self._ripe(step, key)])]
 
     # ---- a step --------------------------------------------------------------------------------------
 
     async def take(self, tenant: str, step: _Step, page: Sequence[Document]) -> None:
         ids = await self._dated(tenant, step, page)
+        if not ids:
+            return
         if step.target == PURGED:
             await self._purge(tenant, step, ids)
             return
@@ -217,6 +213,10 @@ class _Run:
         """Vectors, text, audit row, tombstone: in this order, so that the next run mends what a crash left."""
         may = self._may(step)
         free = await self._ids({**may, "_id": {"$in": list(ids)}})
+        if not free:
+            self.counts.scanned += len(ids)
+            self.counts.held += len(ids)
+            return
         try:
             vectors = await self._vectors.delete(self._params.vector_table, owners=[str(key) for key in free])
         except VectorStoreUnavailable as error:
@@ -249,10 +249,15 @@ class _Run:
 
     async def _audit(self, gone: Sequence[Document]) -> None:
         """A row for each, dated when it is written: one in the past might lie behind a SIEM's cursor already."""
-        rows = {audit_id(each["_id"]): _audit_row(each, self._ctx.now()) for each in gone}
-        if rows:
-            writes = [UpdateOne({"_id": key}, {"$setOnInsert": row}, upsert=True) for key, row in rows.items()]
-            await self._audit_log.bulk_write(writes, ordered=False)
+        if not gone:
+            return
+        try:
+            await self._audit_log.insert_many([_audit_row(each, self._ctx.now()) for each in gone], ordered=False)
+        except BulkWriteError as error:
+            details = error.details or {}
+            others = [each for each in details.get("writeErrors", ()) if each["code"] != DUPLICATE_KEY]
+            if others or details.get("writeConcernErrors"):
+                raise
 
 
 def audit_id(memory_id: object) -> str:
@@ -262,6 +267,7 @@ def audit_id(memory_id: object) -> str:
 
 def _audit_row(memory: Document, now: datetime) -> Document:
     return {
+        "_id": audit_id(memory["_id"]),
         "tenantId": memory["tenantId"],
         "at": now,
         "actor": "memories.retain",

@@ -229,5 +229,6 @@ async def test_the_page_is_made_although_the_store_is_away(
 
         assert page.status_code == 200
         assert 'verger_server_up{server="broker"} 1.0' in page.text
+        assert 'verger_server_up{server="store"} 0.0' in page.text
         assert "verger_backlog_seconds{" not in page.text  # rather none than an old one
         mongo_server.thaw()  # type: ignore[attr-defined]

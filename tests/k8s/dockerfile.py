@@ -47,7 +47,7 @@ class Dockerfile:
 
 def pairs(stage: Stage, word: str, given: Mapping[str, str]) -> dict[str, str]:
     """The ``NAME=value`` of all its ENV, ARG or LABEL lines."""
-    found = {}
+    found: dict[str, str] = {}
     for rest in stage.said(word):
         for pair in shlex.split(rest):
             name, _, value = pair.partition("=")

@@ -1,4 +1,4 @@
-"""A node for tests: runs the containers of rendered manifests as processes of this machine, and probes them as a kubelet.
+"""A node for tests: runs the containers of manifests as processes of this machine, and probes them as a kubelet does.
 
 What a container runtime gives to a pod is given by other means: its volumes are folders, under which its paths are
 looked for; its ports are free ones of this machine, since all pods here have one network; its image is this checkout.
@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ class Pod:
     ports: dict[str, int]
     log_file: Path
     process: "subprocess.Popen[bytes]"
+    environment: dict[str, str]
     answers: list[Asked] = field(default_factory=list)
     kubelet: "asyncio.Task[None] | None" = None
 
@@ -85,8 +87,9 @@ class Pod:
         """The first answer with this status."""
         deadline = time.monotonic() + PATIENCE
         while (asked := await self.ask(kind)).status != status:
-            assert self.alive, self.log()[-10:]
-            assert time.monotonic() < deadline, (self.name, asked, self.log()[-10:])
+            if not self.alive or time.monotonic() > deadline:
+                lines = "\n".join(self.log_file.read_text().splitlines()[-10:])
+                raise AssertionError(f"{self.name} is not {status} for its {kind} probe but {asked}:\n{lines}")
             await asyncio.sleep(0.1)
         return asked
 
@@ -120,6 +123,18 @@ class Pod:
         seconds = float(self.container.pod["terminationGracePeriodSeconds"])
         return await asyncio.wait_for(asyncio.to_thread(self.process.wait), seconds)
 
+    async def execute(self, *command: str) -> str:
+        """What ``kubectl exec`` prints: in its environment, beside it."""
+        process = await asyncio.create_subprocess_exec(
+            *_command(command[1:], self.environment, command[0]),
+            env=self.environment,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        said, _ = await asyncio.wait_for(process.communicate(), PATIENCE)
+        assert process.returncode == 0, said.decode()
+        return said.decode()
+
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
@@ -144,25 +159,24 @@ class Node:
                 environment[variable] = taken.get(value, value)
             elif value.startswith("/"):
                 environment[variable] = _found(value, paths)
+        environment |= {
+            **DOCKERFILE.environment({}, only="PYTHON"),
+            "PATH": f"{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT),  # as an image of one's own with handlers of one's own
+            "TMPDIR": str(paths["/tmp"]),
+        }
         arguments = [_found(value, paths) if value.startswith("/") else value for value in container.spec["args"]]
-        [program] = DOCKERFILE.entrypoint
         log = self.folder / f"{name}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                ending_with_parent(_program(program), *arguments),
+                ending_with_parent(*_command(arguments, environment)),
                 cwd=paths["/tmp"],
-                env={
-                    **DOCKERFILE.environment({"PATH": os.environ["PATH"]}, only="PYTHON"),
-                    "PATH": os.environ["PATH"],
-                    "PYTHONPATH": str(ROOT),  # as an image of one's own with handlers of one's own
-                    "TMPDIR": str(paths["/tmp"]),
-                    **environment,
-                },
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
-        pod = Pod(name, container, ports, log, process)
+        pod = Pod(name, container, ports, log, process, environment)
         self.pods.append(pod)
         return pod
 
@@ -208,7 +222,9 @@ def _found(path: str, mounts: dict[str, Path]) -> str:
     raise AssertionError(f"no volume holds {path}")
 
 
-def _program(name: str) -> str:
-    found = shutil.which(name, path=str(ROOT / ".venv" / "bin")) or shutil.which(name)
+def _command(arguments: Sequence[str], environment: Mapping[str, str], program: str | None = None) -> list[str]:
+    """The entry point of the image, or another program, with its arguments."""
+    name = program or DOCKERFILE.entrypoint[0]
+    found = shutil.which(name, path=environment["PATH"])
     assert found is not None, f"{name} is not installed"
-    return found
+    return [found, *arguments]

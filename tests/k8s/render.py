@@ -14,6 +14,9 @@ ROOT = Path(__file__).parents[2]
 K8S = ROOT / "k8s"
 WORKLOADS = ("Deployment", "Job")
 
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""The one in C, where there is one: a dashboard is long."""
+
 Manifest = dict[str, Any]
 
 
@@ -27,16 +30,16 @@ def _renderer() -> tuple[str, ...]:
 
 
 @functools.cache
-def _rendered(folder: Path) -> str:
+def _rendered(folder: Path) -> tuple[Manifest, ...]:
     told = subprocess.run([*_renderer(), str(folder)], capture_output=True, text=True, check=False)
     assert told.returncode == 0, told.stderr
     assert "deprecated" not in told.stderr, told.stderr
-    return told.stdout
+    return tuple(manifest for manifest in yaml.load_all(told.stdout, LOADER) if manifest is not None)
 
 
 def render(folder: str | Path) -> list[Manifest]:
-    """Every object of the kustomization in ``folder``, of ``k8s/`` unless it is absolute."""
-    return [manifest for manifest in yaml.safe_load_all(_rendered(K8S / folder)) if manifest is not None]
+    """Every object of the kustomization in ``folder``, of ``k8s/`` unless it is absolute. They are not to be changed."""
+    return list(_rendered(K8S / folder))
 
 
 def overlay(folder: Path, kustomization: Manifest) -> Path:

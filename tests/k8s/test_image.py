@@ -1,6 +1,7 @@
-"""The image, without an engine: its first stage is run in a folder, and what comes out starts as it would in a container."""
+"""The image, without an engine: its first stage is carried out in a folder; what comes out starts as in a container."""
 
 import fnmatch
+import json
 import os
 import re
 import shutil
@@ -10,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import httpx
 import pytest
@@ -97,22 +98,23 @@ def copy(source: str, target: Path) -> None:
     path = ROOT / source
     assert not ignored(source), f".dockerignore leaves out {source}"
     if path.is_dir():
-        shutil.copytree(path, target / source, ignore=lambda _, names: [name for name in names if ignored(f"x/{name}")])
+        shutil.copytree(
+            path, target / source, ignore=lambda _, names: [name for name in names if ignored(f"{source}/{name}")]
+        )
     else:
         shutil.copy(path, target / source)
 
 
 def ignored(path: str) -> bool:
-    """As the last line of .dockerignore that matches says; of patterns, what ours needs."""
+    """As the last line of .dockerignore that matches says: names alone, of a folder's content after ``**/``."""
     found = False
+    names = PurePosixPath(path).parts
     for line in (ROOT / ".dockerignore").read_text().splitlines():
         pattern = line.removeprefix("!")
-        inside = pattern.removeprefix("**/")
-        if not line or line.startswith("#"):
-            continue
-        if fnmatch.fnmatch(Path(path).name, inside) if inside != pattern else path == pattern or pattern == "*":
+        looked_at = names if pattern.startswith("**/") else names[:1]
+        if pattern and any(fnmatch.fnmatch(name, pattern.removeprefix("**/")) for name in looked_at):
             found = not line.startswith("!")
-    return found if "/" not in path or "__pycache__" in path or path.endswith((".pyc", ".pyo")) else False
+    return found
 
 
 def test_what_is_built_starts_read_only_as_nobody_and_answers_probes(
@@ -133,11 +135,11 @@ def test_what_is_built_starts_read_only_as_nobody_and_answers_probes(
     before = contents(code)
     assert any(path.suffix == ".pyc" for path in before)
 
-    path = {"PATH": f"{base / 'bin'}:/usr/bin:/bin"}
+    given = {"PATH": f"{base / 'bin'}:/usr/bin:/bin"}
     port = free_port()
     environment = {
-        **path,
-        **{name: inside(value, root) for name, value in DOCKERFILE.environment(path).items()},
+        **given,
+        **{name: inside(value, root) for name, value in DOCKERFILE.environment(given).items()},
         "VERGER_MONGODB_URL": mongo_url,
         "VERGER_AMQP_URL": amqp_url,
         "VERGER_DATABASE": database,
@@ -171,7 +173,8 @@ def test_what_is_built_starts_read_only_as_nobody_and_answers_probes(
     finally:
         process.kill()
         process.wait()
-    assert '"roles": ["worker"]' in log.read_text()
+    [started] = [line for line in log.read_text().splitlines() if '"verger.started"' in line]
+    assert json.loads(started)["roles"] == ["worker"]
     assert contents(code) == before
 
 

@@ -349,7 +349,8 @@ def test_only_the_pool_that_calls_others_reaches_the_internet_and_nothing_privat
     assert rule["ports"] == [{"protocol": "TCP", "port": 443}]
     for block in blocks:
         network = ipaddress.ip_network(block["cidr"])
-        assert all(ipaddress.ip_network(hole).subnet_of(network) for hole in block["except"])
+        holes = [ipaddress.ip_network(hole) for hole in block["except"]]
+        assert all(hole.network_address in network and hole.broadcast_address in network for hole in holes)
     for address in ("93.184.216.34", "8.8.8.8", "2606:4700::1111"):
         assert reached(address)
     for address in (
@@ -372,3 +373,20 @@ async def test_the_paths_of_the_probes_are_those_that_the_port_answers() -> None
 
     assert 404 not in answers.values()
     assert (await asyncio.to_thread(server.answer, "/ready"))[0] == 404
+
+
+# ---- the documentation --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/kubernetes.md"])
+def test_the_commands_of_the_documentation_name_what_is_there(page: str, registry: Registry) -> None:
+    text = (ROOT / page).read_text()
+    there = {each["metadata"]["name"] for folder in OVERLAYS for each in of_kind(render(folder), "Deployment")}
+
+    for folder in re.findall(r"kubectl apply -k (\S+)", text):
+        assert folder == "." or (ROOT / folder / "kustomization.yaml").exists(), folder
+    assert set(re.findall(r"deploy/([\w-]+)", text)) <= there
+    tried = set(re.findall(r"exec \S+ -- verger enqueue (\S+)", text))
+    assert tried <= {handler.task_type for handler in registry}
+    for image in re.findall(r"verger:(\d\S*)", text):
+        assert image in (VERSION, f"{VERSION}-dev")

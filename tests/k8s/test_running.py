@@ -14,13 +14,14 @@ import yaml
 from schemas.access import KeyRole
 from service.access_keys import create_key
 from service.client import NewTask
+from service.settings import Settings
 from tests.k8s.node import Node, Pod
 from tests.k8s.render import Container, containers, of_kind, overlay, render
 from tests.promises.installation import Installation
 
 POOL = "verger-worker"
 OWN_TYPES = "test.work, test.noop, test.batches"
-LONG = 20.0
+LONG = 12.0
 """Seconds of a run that is under way when its worker is told to stop; less than the grace."""
 
 
@@ -48,6 +49,7 @@ async def cluster(mongo_url: str, amqp_url: str, database: str, prefix: str, tmp
         for variable in container.spec["env"]
         if variable["name"] == "VERGER_TYPES"
     )
+    shipped = ",".join(Settings.model_fields["actors"].default)
     own = {"name": "verger", "env": [{"name": "VERGER_TYPES", "value": f"{types}, {OWN_TYPES}"}]}
     folder = overlay(
         tmp_path / "overlay",
@@ -62,8 +64,7 @@ async def cluster(mongo_url: str, amqp_url: str, database: str, prefix: str, tmp
                         f"VERGER_DATABASE={database}",
                         f"VERGER_MEMORY_DATABASE={database}-memory",
                         f"VERGER_PREFIX={prefix}",
-                        "VERGER_ACTORS=actors.sessions,actors.memories,actors.files,actors.graph,actors.vectors,"
-                        "tests.handlers",
+                        f"VERGER_ACTORS={shipped},tests.handlers",
                     ],
                 }
             ],
@@ -166,6 +167,23 @@ async def test_the_production_overlay_runs_and_is_rolled_under_load_and_nothing_
     assert [await pod.ended() for pod in told] == [0] * len(told)
     errors = [line for pod in node.pods for line in pod.log() if line.get("level") == "error"]
     assert not errors
+
+
+async def test_the_dev_overlay_is_a_whole_verger_in_one_pod(tmp_path: Path) -> None:
+    node = Node(render("overlays/dev"), {}, tmp_path)
+    try:
+        [pod] = [node.run(container) for container in containers(node.manifests)]
+        await pod.ready()
+
+        done = await pod.execute("verger", "enqueue", "sessions.collect", "--wait")
+        listed = await pod.execute("verger", "tasks", "list")
+
+        assert "completed" in done
+        assert "sessions.collect" in listed
+        await pod.told()
+        assert await pod.ended() == 0
+    finally:
+        await node.close()
 
 
 async def come_in(seen: Installation, ids: list[str]) -> None:

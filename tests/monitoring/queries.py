@@ -55,7 +55,7 @@ def filled(query: str) -> str:
 
 def exposed() -> dict[str, set[str]]:
     """Series → its labels, of all that the code exposes."""
-    found = {}
+    found: dict[str, set[str]] = {}
     for metric in Metrics():
         if metric.kind == "histogram":
             found |= {f"{metric.name}_{part}": set(metric.labels) for part in ("sum", "count")}

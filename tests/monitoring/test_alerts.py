@@ -27,7 +27,8 @@ def test_every_case_fires_or_does_not_as_it_says() -> None:
 
 
 def test_every_alert_has_a_case_in_which_it_fires_and_one_in_which_it_does_not() -> None:
-    fires, rests = set(), set()
+    fires: set[str] = set()
+    rests: set[str] = set()
     for case in yaml.safe_load(CASES.read_text(encoding="utf-8"))["tests"]:
         for check in case["alert_rule_test"]:
             (fires if check["exp_alerts"] else rests).add(check["alertname"])

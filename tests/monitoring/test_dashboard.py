@@ -121,7 +121,7 @@ async def http(
     async with probed(mongo_url, amqp_url, database, prefix, roles, shutdown_grace=grace) as verger:
         app = verger.app
         now = to_instant(app.store.clock.now())
-        given = {"schedule": "@every 1s", "next_fire_at": now, "created_at": now, "revision": 0}
+        given: dict[str, Any] = {"schedule": "@every 1s", "next_fire_at": now, "created_at": now, "revision": 0}
         fires = Schedule(id="fires", task_type="test.noop", **given)
         skips = Schedule(id="skips", task_type="test.work", task_body={"seconds": 60}, **given)
         await app.store.schedules.write([fires, skips])
@@ -149,24 +149,18 @@ async def test_every_panel_shows_data_and_every_alert_can_be_evaluated(http: htt
         async with asyncio.timeout(SECONDS):
             while left:
                 for place, query in list(left.items()):
-                    if has_data(await asked(http, "query", query=query)):
+                    if has_data(await asked(http, "query", query=query.removesuffix(" or vector(0)"))):
                         del left[place]
                 await asyncio.sleep(0.5)
     assert left == {}
-    async with asyncio.timeout(SECONDS):
-        while not await firing(http, "VergerDeadLetters"):
-            await asyncio.sleep(0.5)
 
     groups = (await asked(http, "rules"))["groups"]
     assert [(rule["name"], rule["lastError"]) for rule in groups[0]["rules"] if rule["health"] == "err"] == []
-    assert not await firing(http, "VergerNoScheduler")
+    alerts = (await asked(http, "alerts"))["alerts"]
+    assert "VergerDeadLetters" in {each["labels"]["alertname"] for each in alerts if each["state"] == "firing"}
+    assert "VergerNobodyWorks" not in {each["labels"]["alertname"] for each in alerts}
 
 
 def has_data(answer: dict[str, Any]) -> bool:
     """A number: a quantile of nothing is none."""
     return any(not math.isnan(float(series["value"][1])) for series in answer["result"])
-
-
-async def firing(http: httpx.AsyncClient, alert: str) -> bool:
-    alerts = (await asked(http, "alerts"))["alerts"]
-    return any(each["labels"]["alertname"] == alert and each["state"] == "firing" for each in alerts)

@@ -15,6 +15,7 @@ class Schedules(LazyGroup):
         "run": "actors.cli.schedules.change:run",
         "explain": "actors.cli.schedules.explain:explain",
         "backfill": "actors.cli.schedules.backfill:backfill",
+        "import-crontab": "actors.cli.schedules.import_crontab:import_crontab",
     }
 
 

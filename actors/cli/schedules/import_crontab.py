@@ -15,7 +15,8 @@ from actors.cli.output import note, print_json
 from schemas.schedule import ScheduleEntry
 from service.crontab import CrontabEntry, CrontabProblem, read_crontab
 from service.errors import InvalidInput
-from service.schedule_file import MAX_FILE_BYTES, file_from, to_file
+from service.schedule_file import MAX_FILE_BYTES, read_entry, to_file
+from service.triggers import parse_schedule
 
 Mapped = Mapping[str, Mapping[str, Any] | None]
 """Command, or a pattern of commands → keys of its schedule; None: it is left out on purpose."""
@@ -28,7 +29,9 @@ def import_crontab(
     path: Annotated[str, typer.Argument(metavar="FILE", help="A crontab; - reads from stdin.")],
     commands: Annotated[
         Path | None,
-        typer.Option("--map", help='JSON: {"COMMAND": "TASK_TYPE"}, or further keys of the schedule instead of a type.'),
+        typer.Option(
+            "--map", help='JSON: {"COMMAND": "TASK_TYPE"}, or further keys of the schedule instead of a type.'
+        ),
     ] = None,
     task_type: Annotated[
         str | None,
@@ -53,18 +56,19 @@ def import_crontab(
     ids: set[str] = set()
     found: list[ScheduleEntry] = []
     missing = 0
-    entries = read_crontab(_text(path), timezone=timezone or _UTC, system=_is_system(path) if system is None else system)
-    for each in entries:
+    if system is None:
+        system = _is_system(path)
+    for each in read_crontab(_text(path), timezone=timezone or _UTC, system=system):
         try:
             if isinstance(each, CrontabProblem):
-                raise InvalidInput("line", each.text, each.problem)
+                raise each.error
             keys = _keys(each, mapped, task_type)
             if keys is not None:
                 found.append(_schedule(each, keys, ids))
         except InvalidInput as error:
             missing += 1
-            note(f"line {each.line}: {each.problem if isinstance(each, CrontabProblem) else error}")
-    print_json(_content(found))
+            note(f"line {each.line}: {error}")
+    print_json(to_file(found))
     if timezone is None and any(each.timezone == _UTC for each in found):
         note("The times are taken as UTC. Cron means those of its machine: --timezone says which.")
     if any(not each.enabled for each in found):
@@ -94,8 +98,9 @@ def _keys(entry: CrontabEntry, mapped: Mapped, task_type: str | None) -> Mapping
 
 def _schedule(entry: CrontabEntry, keys: Mapping[str, Any], ids: set[str]) -> ScheduleEntry:
     """Raises InvalidInput, also for an id that is taken."""
-    when = {"schedule": entry.schedule, "timezone": entry.timezone}
-    made = file_from({"schedules": [{"id": _id(entry.command, ids), **when, **keys}]}).schedules[0]
+    said = {"id": _id(entry.command, ids), "schedule": entry.schedule, "timezone": entry.timezone, **keys}
+    made = read_entry(json.dumps(said).encode(), said["id"])
+    parse_schedule(made.schedule, made.timezone)
     if made.id in ids:
         raise InvalidInput("id", made.id, "is that of another line", "name another one in --map, or none")
     ids.add(made.id)
@@ -152,7 +157,3 @@ def _read(path: str) -> bytes:
 def _is_system(path: str) -> bool:
     file = Path(path).resolve()
     return file == Path("/etc/crontab") or file.parent.name == "cron.d"
-
-
-def _content(entries: list[ScheduleEntry]) -> dict[str, Any]:
-    ...

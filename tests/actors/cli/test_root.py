@@ -213,6 +213,15 @@ def test_the_page_about_the_settings_is_up_to_date() -> None:
     assert good("settings", "--markdown").out == page()
 
 
+def test_a_wrong_role_in_the_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VERGER_ROLES", "worker,wroker")
+
+    answer = verger("run")
+
+    assert answer.code == 4
+    assert "VERGER_ROLES: Input should be 'scheduler', 'worker' or 'api' (it is 'wroker')" in answer.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

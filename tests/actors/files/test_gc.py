@@ -149,6 +149,23 @@ async def test_an_upload_at_any_moment_of_the_sweep_loses_nothing(
     assert await memory["fs.files"].count_documents({}) == 1
 
 
+async def test_a_blob_that_was_not_taken_but_is_referred_to_by_the_last_look_stays(
+    family: Family, memory: Database, database_client: DatabaseClient
+) -> None:
+    key = await blob(memory, b"wanted again", condemned=OLD)
+    await blob(memory, b"other", condemned=OLD)
+    own = database_client[memory.name]
+
+    def write() -> None:
+        own.files.insert_one({"_id": "/data/new", "blobs": [key], "hash": key, "size": 12})
+
+    with After(memory.name, "find", "blobs", write, nth=2) as written:
+        result = await family.run(JOB)
+
+    assert (written.happened, result["swept"], await left(memory)) == (True, 1, {key})
+    assert (await family.run(JOB))["pardoned"] == 1
+
+
 async def garbage(memory: Database) -> None:
     """Twelve blobs that are due, every other one in GridFS, and four that are not."""
     for number in range(12):

@@ -346,6 +346,7 @@ async def test_many_bad_files_in_a_row_open_the_circuit(family: Family, memory: 
     assert failed.status is TaskStatus.FAILED
     assert failed.last_error is not None
     assert "5 files in a row failed, at last: blob" in failed.last_error.message
+    assert failed.checkpoint["after"] == "/data/01.txt", "those that failed last are tried again"
 
 
 # ---- paths -----------------------------------------------------------------------------------------------------------

@@ -116,7 +116,7 @@ async def test_it_asks_indexes_and_runs_on_nothing(family: Family, memory: Datab
     for number in range(5):
         await memory.graph_nodes.insert_one({"_id": f"n{number}"})
         await revise(memory, f"n{number}", "1h")
-    seen = await plans(family, JOB, {"batchSize": 2})
+    seen = await plans(family, JOB, {"batchSize": 2, "overlap": "3h"})
     assert {collection for collection, _ in seen} >= {"graph_nodes", "node_revisions"}
     assert [each for each in seen if "COLLSCAN" in each[1]] == []
 
