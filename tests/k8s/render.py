@@ -38,7 +38,7 @@ def _rendered(folder: Path) -> tuple[Manifest, ...]:
 
 
 def render(folder: str | Path) -> list[Manifest]:
-    """Every object of the kustomization in ``folder``, of ``k8s/`` unless it is absolute. They are not to be changed."""
+    """Every object of the kustomization in ``folder``, of ``k8s/`` unless it is absolute. Not to be changed."""
     return list(_rendered(K8S / folder))
 
 
