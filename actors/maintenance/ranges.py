@@ -42,7 +42,8 @@ async def keys(
     while True:
         # The lower bound is included: the last key is met once more, if it is still there.
         limit = size if last is None else size + 1
-        found = collection.find(query or {}, hint=index, return_key=True, limit=limit).min(after).max(end)
+        found = collection.find(query or {}, hint=index, return_key=True, limit=limit, batch_size=limit)
+        found = found.min(after).max(end)
         page: list[Document] = await found.to_list(limit)
         more = len(page) == limit
         page = page[1:] if page and page[0] == last else page[:size]

@@ -212,7 +212,8 @@ class _Run:
     async def _purge(self, tenant: str, step: _Step, ids: Sequence[Any]) -> None:
         """Vectors, text, audit row, tombstone: in this order, so that the next run mends what a crash left."""
         may = self._may(step)
-        free = await self._ids({**may, "_id": {"$in": list(ids)}})
+        found = self._memories.find({**may, "_id": {"$in": list(ids)}}, {"_id": 1}, batch_size=len(ids))
+        free = [each["_id"] async for each in found]
         if not free:
             self.counts.scanned += len(ids)
             self.counts.held += len(ids)
@@ -228,7 +229,7 @@ class _Run:
         await self._updates.update(tenant, free, may, [{"$replaceWith": bare}])
 
         emptied = {"_id": {"$in": free}, "status": PENDING, "text": {"$exists": False}, "purgedAt": {"$type": "date"}}
-        gone = await self._memories.find(emptied).to_list(len(free))
+        gone = await self._memories.find(emptied, batch_size=len(free)).to_list(len(free))
         await self._audit(gone)
         buried = {"_id": {"$in": [each["_id"] for each in gone]}, "status": PENDING}
         tombstone = {"$set": {"status": PURGED, "statusChangedAt": self._now}}
@@ -243,9 +244,6 @@ class _Run:
         if len(gone) < len(free):
             saved = {"_id": {"$in": free}, "text": {"$exists": True}}
             await self._memories.update_many(saved, {"$set": {"embeddingUpdatedAt": None}})
-
-    async def _ids(self, query: Document) -> list[Any]:
-        return [each["_id"] async for each in self._memories.find(query, {"_id": 1})]
 
     async def _audit(self, gone: Sequence[Document]) -> None:
         """A row for each, dated when it is written: one in the past might lie behind a SIEM's cursor already."""

@@ -1,4 +1,4 @@
-"""A Prometheus of a test: scrapes one address every second, and evaluates the alerts as often."""
+"""A Prometheus of a test: scrapes one address every three seconds, and evaluates the alerts as often."""
 
 import asyncio
 from pathlib import Path
@@ -17,7 +17,7 @@ class Prometheus(Server):
         super().__init__(folder)
         folder.mkdir(parents=True, exist_ok=True)
         content = {
-            "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
+            "global": {"scrape_interval": "3s", "scrape_timeout": "3s", "evaluation_interval": "3s"},
             "rule_files": [str(PACK / "rules.yaml")],
             "scrape_configs": [{"job_name": "verger", "static_configs": [{"targets": [scrapes]}]}],
         }

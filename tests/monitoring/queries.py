@@ -48,7 +48,7 @@ def queries() -> Iterator[tuple[str, str]]:
 
 def filled(query: str) -> str:
     """As Grafana fills it in when everything is chosen."""
-    query = query.replace("$namespace", ".*").replace("$type", ".*").replace("$__rate_interval", "30s")
+    query = query.replace("$namespace", ".*").replace("$type", ".*").replace("$__rate_interval", "1m")
     assert "$" not in query, query
     return query
 

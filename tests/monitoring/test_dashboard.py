@@ -24,7 +24,7 @@ from tests.k8s.render import render
 from tests.monitoring.prometheus import Prometheus, asked
 from tests.monitoring.queries import PACK, ROOT, dashboard, faults, filled, panels, queries
 
-SECONDS = 90.0
+SECONDS = 300.0
 
 
 @pytest.mark.parametrize(("place", "query"), list(queries()))
