@@ -106,7 +106,8 @@ class Context:
 
     def _eta(self, now: float, done: int, total: int | None) -> int | None:
         if self._last_done is None:
-            self._last_done = (self._run.started, 0)
+            # What an earlier attempt did says nothing of this one's pace.
+            self._last_done = (now, done) if self.task.checkpoint is not None else (self._run.started, 0)
         at, before = self._last_done
         if done > before and now > at:
             self._rates.append((now - at, done - before))
