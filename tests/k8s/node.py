@@ -156,7 +156,8 @@ class Node:
         environment = container.environment(self.manifests, self.secrets)
         for variable, value in environment.items():
             if variable.endswith("_PORT"):
-                environment[variable] = taken.get(value, value)
+                # One that no probe and no Service asks may be anybody's on this machine, too.
+                environment[variable] = taken.get(value) or str(free_port())
             elif value.startswith("/"):
                 environment[variable] = _found(value, paths)
         environment |= {
