@@ -16,10 +16,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
 from actors.maintenance.blocking import in_thread, open_below
 from actors.maintenance.tree import walk
+from actors.memories.connectors.config import read_config
 from actors.memories.connectors.port import (
     Connector,
     ConnectorRefused,
@@ -61,12 +62,7 @@ class Folder(Connector):
 
     def __init__(self, source: Source) -> None:
         """Raises ConnectorRefused."""
-        try:
-            self._config = FolderConfig.model_validate(dict(source.config))
-        except ValidationError as error:
-            problem = error.errors(include_url=False, include_input=False)[0]
-            field = ".".join(["config", *map(str, problem["loc"])])
-            raise ConnectorRefused(f"{field}: {problem['msg'].lower()}") from None
+        self._config = read_config(FolderConfig, source.config)
         self._source = source
         self._parts = tuple(self._config.path.split("/"))
         self._found: deque[Place] = deque()

@@ -10,10 +10,11 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import orjson
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from actors.maintenance.blocking import in_thread
 from actors.maintenance.http import HttpRefused, HttpUnavailable
+from actors.memories.connectors.config import read_config
 from actors.memories.connectors.port import (
     Connector,
     ConnectorRefused,
@@ -52,12 +53,7 @@ class HttpJson(Connector):
 
     def __init__(self, source: Source) -> None:
         """Raises ConnectorRefused."""
-        try:
-            self._config = HttpJsonConfig.model_validate(dict(source.config))
-        except ValidationError as error:
-            problem = error.errors(include_url=False, include_input=False)[0]
-            field = ".".join(["config", *map(str, problem["loc"])])
-            raise ConnectorRefused(f"{field}: {problem['msg'].lower()}") from None
+        self._config = read_config(HttpJsonConfig, source.config)
         self._source = source
 
     async def pull(self, cursor: Any, *, limit: int) -> Page:
