@@ -39,6 +39,7 @@ async def verger(mongo_url: str) -> AsyncIterator[Verger]:
 @pytest.fixture(autouse=True)
 def look_always(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backlog, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(backlog, "PATIENCE_SECONDS", SECONDS)
 
 
 async def test_ends_are_counted_by_type_and_outcome_and_runs_and_waits_are_measured(verger: Verger) -> None:
