@@ -23,6 +23,7 @@ from service.payload import MAX_BYTES, check_size, check_storable
 from service.registry import Handler, Registry
 from service.states import relay_at
 from service.store.port import Created, Page, Store, TaskFilter
+from service.together import Together
 
 MOST_REASON = 500
 MOST_SEARCHED = 200
@@ -55,6 +56,7 @@ class Client:
         """``publishes=False``: this process does not reach the workers' broker; relay publishes what is stored."""
         self._store, self._broker, self._registry, self._max_bytes = store, broker, registry, max_bytes
         self._publishes = publishes
+        self._together = Together(self._create)
 
     async def enqueue(
         self,
@@ -106,10 +108,15 @@ class Client:
         publishes = self._publishes and transaction is None
         with traces.publishing([task.task_type for task in tasks]) as active:
             records = [self._record(task, now, active, published=publishes) for task in tasks]
-            answers = await self._store.tasks.create(records, transaction=transaction)
-            if publishes:
-                fresh = [answer.task for answer in answers if answer.created]
-                await self._publish([for_stored(task, now) for task in fresh if not waits_in_store(task.retry_at, now)])
+            if transaction is not None:
+                return await self._store.tasks.create(records, transaction=transaction)
+            return [await self._together(records[0])] if len(records) == 1 else await self._create(records)
+
+    async def _create(self, records: Sequence[Task]) -> list[Created]:
+        answers = await self._store.tasks.create(records)
+        now = self._store.clock.now()
+        fresh = [answer.task for answer in answers if answer.created]
+        await self._publish([for_stored(task, now) for task in fresh if not waits_in_store(task.retry_at, now)])
         return answers
 
     def _record(self, new: NewTask, now: datetime, active: str | None, *, published: bool) -> Task:

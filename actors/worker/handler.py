@@ -51,7 +51,7 @@ AHEAD_SECONDS = 0.05
 """Short runs are claimed ahead of their slots, as many as are done in this time: the larger a claim, the less it costs
 each of its tasks."""
 MOST_AHEAD = 400
-CLAIMS_AT_ONCE = 4
+CLAIMS_AT_ONCE = 2
 """A claim is mostly waiting for the store: what comes meanwhile need not wait with it."""
 STORE_REST_SECONDS = 1.0
 """How long nothing is taken after the store did not answer: that spares a loop of requeues."""
