@@ -2,7 +2,8 @@
 
 Reads ``capture_queue`` where ``status`` is ``pending``, tenant by tenant in turn, each tenant's in the order of
 ``createdAt`` and ``_id``. Writes ``memories``, and ``status``, ``reason``, ``memoryId`` and ``decidedAt`` of the
-candidates, and raises ``memberCount`` of ``clusters`` to what there is; deletes nothing.
+candidates, and raises ``memberCount`` of ``clusters`` to what there is. Deletes ``candidate`` of those that became
+memories or are duplicates of one: the text is in the memory, and goes with it.
 
 A ``candidate`` is ``{text, clusterId, retentionExpiresAt, metadata}``; only the text is needed. A valid one is inserted
 into ``memories`` and then becomes ``promoted``; the others become ``rejected`` with the reason, such as ``duplicate of
@@ -14,7 +15,7 @@ unique index on ``tenantId`` and ``contentHash``. What is left to do is what is 
 """
 
 import unicodedata
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
@@ -135,11 +136,11 @@ class _Run:
                 rejected.append((row, str(error)))
             else:
                 valid[memory["_id"]] = (row, memory)
-        refused = await self._insert([memory for _, memory in valid.values()])
+        refused, duplicates = await self._insert([memory for _, memory in valid.values()])
         rejected += [(valid[memory_id][0], reason) for memory_id, reason in refused.items()]
-        promoted = [(row, memory_id) for memory_id, (row, _) in valid.items() if memory_id not in refused]
+        promoted = [(row, memory_id) for memory_id, (row, _) in valid.items() if memory_id not in refused | duplicates]
         await self._count_members(page[0]["tenantId"], {valid[memory_id][1]["clusterId"] for _, memory_id in promoted})
-        await self.settle(promoted, rejected)
+        await self.settle(promoted, rejected, [(valid[key][0], reason) for key, reason in duplicates.items()])
 
     async def _count_members(self, tenant: str, clusters: set[str | None]) -> None:
         """Before the candidates are settled: a run that is killed does it again."""
@@ -158,11 +159,11 @@ class _Run:
         if raised:
             await self._clusters.bulk_write(raised, ordered=False)
 
-    async def _insert(self, memories: Sequence[Document]) -> dict[str, str]:
-        """Insert those that are not there. Answers which were refused, by id, and why."""
+    async def _insert(self, memories: Sequence[Document]) -> tuple[dict[str, str], dict[str, str]]:
+        """Insert those that are not there. Answers which were refused and which are duplicates, by id, and why."""
         problems = await self._try_insert(memories)
         if not problems:
-            return {}
+            return {}, {}
         hashes = {each["_id"]: each["contentHash"] for each in memories if each["_id"] in problems}
         own = {each["_id"] async for each in self._memories.find({"_id": {"$in": list(hashes)}}, {"_id": 1})}
         same = self._memories.find(same_texts(memories[0]["tenantId"], list(hashes.values())), {"contentHash": 1})
@@ -170,8 +171,7 @@ class _Run:
         refused = {key: problem for key, problem in problems.items() if key not in own}
         duplicates = {key: f"duplicate of {others[hashes[key]]}" for key in refused if hashes[key] in others}
         self.counts.finished += len(own)
-        self.counts.duplicates += len(duplicates)
-        return refused | duplicates
+        return {key: reason for key, reason in refused.items() if key not in duplicates}, duplicates
 
     async def _try_insert(self, memories: Sequence[Document]) -> dict[str, str]:
         """Answers what the database refused, by id. The server inserts in this order, also after one it refused."""
@@ -189,30 +189,38 @@ class _Run:
             }
         return {}
 
-    async def settle(self, promoted: Sequence[tuple[Document, str]], rejected: Sequence[tuple[Document, str]]) -> None:
+    async def settle(
+        self,
+        promoted: Sequence[tuple[Document, str]],
+        rejected: Sequence[tuple[Document, str]],
+        duplicates: Sequence[tuple[Document, str]] = (),
+    ) -> None:
+        """Each with its memory's id, or with the reason."""
         now = self._ctx.now()
+        refused = [
+            (row, {"$set": {"status": "rejected", "reason": reason, "decidedAt": now}})
+            for row, reason in (*rejected, *duplicates)
+        ]
+        for _, mark in refused[len(rejected) :]:
+            mark["$unset"] = {"candidate": ""}
         kept = await self._mark(
-            {row["_id"]: {"status": "promoted", "memoryId": memory_id, "decidedAt": now} for row, memory_id in promoted}
+            (row, {"$set": {"status": "promoted", "memoryId": key, "decidedAt": now}, "$unset": {"candidate": ""}})
+            for row, key in promoted
         )
-        dropped = await self._mark(
-            {row["_id"]: {"status": "rejected", "reason": reason, "decidedAt": now} for row, reason in rejected}
-        )
-        for row, reason in rejected[: max(0, self._params.max_logged - self.counts.rejected)]:
+        dropped = await self._mark(refused)
+        for row, reason in [*rejected, *duplicates][: max(0, self._params.max_logged - self.counts.rejected)]:
             self._ctx.log.warning(
                 LogEvent.CANDIDATE_REJECTED, tenant=row.get("tenantId"), candidate=str(row["_id"]), problem=reason
             )
         self.counts.promoted += kept
         self.counts.rejected += dropped
-        self.counts.overtaken += len(promoted) + len(rejected) - kept - dropped
+        self.counts.duplicates += len(duplicates)
+        self.counts.overtaken += len(promoted) + len(refused) - kept - dropped
 
-    async def _mark(self, marks: dict[Any, Document]) -> int:
+    async def _mark(self, marks: Iterable[tuple[Document, Document]]) -> int:
         """Only those that nobody else settled meanwhile; answers how many."""
-        if not marks:
-            return 0
-        done = await self._queue.bulk_write(
-            [UpdateOne({"_id": key, **PENDING}, {"$set": fields}) for key, fields in marks.items()], ordered=False
-        )
-        return int(done.modified_count)
+        updates = [UpdateOne({"_id": row["_id"], **PENDING}, mark) for row, mark in marks]
+        return int((await self._queue.bulk_write(updates, ordered=False)).modified_count) if updates else 0
 
 
 def content_hash(text: str) -> str:

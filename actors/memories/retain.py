@@ -1,7 +1,7 @@
 """``memories.retain``: memories whose time is up go, step by step.
 
 Reads and writes ``memories``: ``status`` and ``statusChangedAt``, and in the end all of the document; writes
-``audit_log``; deletes vectors. Tenants have their turn after a batch each.
+``audit_log``; deletes vectors, and summaries of ``clusters``. Tenants have their turn after a batch each.
 
     active → archived → soft_deleted → hard_delete_pending → purged
 
@@ -11,17 +11,18 @@ A memory on legal hold, ``holdUntil`` in the future, takes no step, and neither 
 date: whoever wrote it meant something. One whose ``statusChangedAt`` is no date gets the moment of the run: its time
 begins.
 
-A purge deletes the memory's vectors; then all of the document but ids, dates and status; then writes a row into
+A purge deletes the memory's vectors, and the summary of its cluster, which may quote it and is made anew by
+``memories.summarize``, from active members only; then all of the document but ids, dates and status; then writes a row into
 ``audit_log``, whose id is made from the memory's; then the status ``purged``. What remains is a tombstone without
 text. A run that is killed between any two of these is mended by the next one, and the memory is audited once. A hold
 that comes while the vectors go saves the text, and ``embeddingUpdatedAt`` becomes null, so that it is embedded again.
-Copies elsewhere, in ``capture_queue``, in summaries, in backups, have a retention of their own.
+Copies in backups have a retention of their own.
 
 The guard against a bad filter counts what would be purged against all memories that are not. While the vector store
 cannot be reached nothing is purged; the other steps are taken, and the run fails in the end.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -112,6 +113,7 @@ class _Run:
         self._params, self._ctx, self._now = params, ctx, now
         database, names = ctx.resources["memory"], params.collections
         self._memories, self._audit_log = database[names.memories], database[names.audit_log]
+        self._clusters = database[names.clusters]
         self._vectors: VectorStore = ctx.resources["vector_store"]
         self._updates = Updates(self._memories, ctx, params.max_failures_in_row)
         self._problem: VectorStoreUnavailable | None = None
@@ -210,10 +212,11 @@ class _Run:
         setattr(self.counts, step.target, getattr(self.counts, step.target) + number)
 
     async def _purge(self, tenant: str, step: _Step, ids: Sequence[Any]) -> None:
-        """Vectors, text, audit row, tombstone: in this order, so that the next run mends what a crash left."""
+        """Vectors, summary, text, audit row, tombstone: in this order, so that the next run mends what a crash left."""
         may = self._may(step)
-        found = self._memories.find({**may, "_id": {"$in": list(ids)}}, {"_id": 1}, batch_size=len(ids))
-        free = [each["_id"] async for each in found]
+        found = self._memories.find({**may, "_id": {"$in": list(ids)}}, {"clusterId": 1}, batch_size=len(ids))
+        clusters = {each["_id"]: each.get("clusterId") async for each in found}
+        free = list(clusters)
         if not free:
             self.counts.scanned += len(ids)
             self.counts.held += len(ids)
@@ -223,6 +226,7 @@ class _Run:
         except VectorStoreUnavailable as error:
             self._problem = error
             return
+        await self._drop_summaries(tenant, {cluster for cluster in clusters.values() if cluster is not None})
         bare: Document = {name: f"${name}" for name in ("_id", *KEPT)}
         bare["purgedAt"] = {"$ifNull": ["$purgedAt", self._now]}
         failed = self._updates.failed
@@ -244,6 +248,13 @@ class _Run:
         if len(gone) < len(free):
             saved = {"_id": {"$in": free}, "text": {"$exists": True}}
             await self._memories.update_many(saved, {"$set": {"embeddingUpdatedAt": None}})
+
+    async def _drop_summaries(self, tenant: str, clusters: Collection[Any]) -> None:
+        """Before the texts go: a run that is killed in between drops them again."""
+        if clusters:
+            gone = {name: "" for name in ("summary", "summaryHash", "summaryAt")}
+            which = {"tenantId": tenant, "_id": {"$in": list(clusters)}, "summary": {"$exists": True}}
+            await self._clusters.update_many(which, {"$unset": gone})
 
     async def _audit(self, gone: Sequence[Document]) -> None:
         """A row for each, dated when it is written: one in the past might lie behind a SIEM's cursor already."""

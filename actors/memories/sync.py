@@ -7,7 +7,7 @@ deletes nothing. ``memories.capture`` decides what becomes of the candidates.
 The id of a candidate is made from the integration, the item's id and its content, and the insert changes nothing where
 that id exists. The cursor is moved after each page. So what a killed run has read is read again, and doubles nothing;
 and an item that has changed is a new candidate. The cursor is moved only from where the run saw it: should somebody
-else move it, the run ends.
+else move it, the run ends. A busy side is not asked again before the time that its ``Retry-After`` names.
 
 Kinds are ``http_json`` and ``folder``. A connector whose cursors go round in a circle is refused; one that has no end
 is cut off after ``maxPages``, and the next run goes on. An HTTP connector asks only where ``VERGER_HTTP_ALLOW`` lets
@@ -24,22 +24,32 @@ import orjson
 from pydantic import Field
 from pymongo.errors import BulkWriteError
 
-from actors import Context, Discard, actor
+from actors import Context, Discard, Retry, actor
 from actors.maintenance.breaker import Breaker
 from actors.maintenance.counts import Counts
 from actors.maintenance.database import Document
 from actors.maintenance.secrets import SecretMissing, read_secret
 from actors.memories.collections import Collections
 from actors.memories.connectors import CONNECTORS
-from actors.memories.connectors.port import Connector, ConnectorRefused, Item, Malformed, Page, Source
+from actors.memories.connectors.port import (
+    Connector,
+    ConnectorRefused,
+    ConnectorUnavailable,
+    Item,
+    Malformed,
+    Page,
+    Source,
+)
 from actors.memories.ids import candidates, digest
 from schemas.base import Duration, Model
+from schemas.duration import parse_duration
 from service.errors import PayloadRefused, VergerError
 from service.log_events import LogEvent
 from service.payload import check_storable
 
 DUPLICATE_KEY = 11000
 SECRETS = "connector-"
+DELAYS = ("1m", "5m")
 MOST_ERROR = 500
 
 
@@ -79,9 +89,7 @@ class SyncCounts(Counts):
     """1: somebody else moved the cursor."""
 
 
-@actor(
-    "memories.sync", max_attempts=3, delays=["1m", "5m"], timeout="1h", concurrency=8, non_retryable=[ConnectorRefused]
-)
+@actor("memories.sync", max_attempts=3, delays=DELAYS, timeout="1h", concurrency=8, non_retryable=[ConnectorRefused])
 async def synchronise(params: SyncParams, ctx: Context) -> dict[str, int]:
     """Pull what an integration has found since into the capture queue."""
     integrations = ctx.resources["memory"][params.collections.integrations]
@@ -93,6 +101,9 @@ async def synchronise(params: SyncParams, ctx: Context) -> dict[str, int]:
         await run.pull(await _connector(params, ctx, integration))
     except VergerError as error:
         await run.note(str(error)[:MOST_ERROR])
+        if isinstance(error, ConnectorUnavailable) and error.after:
+            own = parse_duration(DELAYS[min(ctx.task.retry_count, len(DELAYS) - 1)])
+            raise Retry(str(error), after=max(own, error.after)) from error
         raise
     await run.note(None)
     return run.counts.result()

@@ -13,6 +13,9 @@ The endpoint decides:
 - other 4xx: not tried again.
 - anything else, redirects too, and no answer: tried again after 5 s, 5 m, 30 m, 2 h, 5 h, 10 h, 14 h, 20 h and 24 h.
 
+While an endpoint takes longer than 2 s to answer, a worker has ten deliveries to it under way at most; the others come
+back within a minute, which burns no attempt.
+
 An endpoint whose address is not public, and not in ``VERGER_HTTP_ALLOW``, is not asked, nor tried again. What is not
 delivered in the end is a dead letter, which can be replayed. A message may arrive twice, with the same ``webhook-id``.
 """
@@ -33,6 +36,7 @@ from actors.maintenance.secrets import SecretMissing, read_secret
 from actors.memories.collections import Collections
 from actors.memories.ids import candidates
 from actors.memories.signature import BadSecret, read_secrets, sign
+from actors.memories.slow_endpoints import SlowEndpoints
 from schemas.base import Duration, Model
 from schemas.duration import parse_duration
 from service.errors import VergerError
@@ -42,6 +46,7 @@ DELAYS = ("5s", "5m", "30m", "2h", "5h", "10h", "14h", "20h", "24h")
 BUSY = (429, 503)
 MOST_ANSWER = 4096
 """Bytes of an answer that are read, so that its connection can be used again; nobody looks at them."""
+_SLOW = SlowEndpoints()
 MESSAGE_ID = r"^[A-Za-z0-9_-]{1,200}$"
 
 
@@ -82,7 +87,8 @@ async def deliver(message: WebhookMessage, ctx: Context) -> dict[str, Any]:
     endpoint = await delivery.endpoint()
     began = time.monotonic()
     try:
-        answer = await delivery.send(endpoint)
+        with _SLOW.delivery(endpoint["url"]):
+            answer = await delivery.send(endpoint)
     except (HttpRefused, HttpUnavailable) as error:
         delivery.log_failure("rejected" if isinstance(error, HttpRefused) else "failed", None, str(error))
         raise

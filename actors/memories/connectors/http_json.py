@@ -6,6 +6,7 @@ Without a next cursor, or with null, the last page is reached, and the next run 
 whose cursor is a position gives what came since, and what was seen before makes no second candidate.
 """
 
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -14,6 +15,7 @@ from pydantic import Field
 
 from actors.maintenance.blocking import in_thread
 from actors.maintenance.http import HttpRefused, HttpUnavailable
+from actors.maintenance.http.retry_after import retry_after
 from actors.memories.connectors.config import read_config
 from actors.memories.connectors.port import (
     Connector,
@@ -99,7 +101,7 @@ class HttpJson(Connector):
             return answer.body
         problem = f"the other side answers {answer.status}"
         if answer.status in BUSY or answer.status >= 500:
-            raise ConnectorUnavailable(problem)
+            raise ConnectorUnavailable(problem, after=retry_after(answer.headers, datetime.now(UTC)))
         raise ConnectorRefused(problem)
 
     def _url(self, cursor: Any, limit: int) -> str:

@@ -12,7 +12,11 @@ from service.errors import VergerError
 
 
 class ConnectorUnavailable(VergerError):
-    """The other side did not answer, or not in time, or that it is busy: try again later."""
+    """The other side did not answer, or not in time, or that it is busy: try again later, and not before ``after``."""
+
+    def __init__(self, problem: str, *, after: timedelta = timedelta()) -> None:
+        super().__init__(problem)
+        self.after = after
 
 
 class ConnectorRefused(VergerError):

@@ -95,6 +95,9 @@ async def test_valid_candidates_become_memories_and_the_others_are_rejected_with
     assert (await memory.clusters.find_one({}) or {})["memberCount"] == 2
     row = await memory.capture_queue.find_one({"_id": "acme-0001"}) or {}
     assert (row["status"], row["memoryId"]) == ("promoted", first)
+    # A text that became a memory is in the memory alone, and goes with it.
+    left = {each["_id"] async for each in memory.capture_queue.find({"candidate": {"$exists": True}})}
+    assert left == {"acme-0011", *(key for key in told if told[key][0] == "rejected")} - {"acme-0002"}
     assert result == {
         "scanned": 10, "promoted": 1, "rejected": 9, "duplicates": 1, "finished": 0, "overtaken": 0,
     }  # fmt: skip

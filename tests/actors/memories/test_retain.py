@@ -119,6 +119,29 @@ async def test_from_active_to_a_tombstone_it_takes_five_runs_however_late_they_a
     assert "says" not in str(await family.contents())
 
 
+async def test_a_purge_takes_the_summary_that_may_quote_the_memory_and_the_next_is_made_of_the_others(
+    family: Family, memory: Database
+) -> None:
+    secret = "The password of the safe is swordfish."
+    await memory.clusters.insert_many(
+        [
+            {"_id": "c1", "tenantId": "ada", "memberCount": 10, "summary": f"Notes. {secret}", "summaryHash": "h"},
+            {"_id": "c2", "tenantId": "ada", "memberCount": 10, "summary": "Others.", "summaryHash": "h"},
+        ]
+    )
+    await memory.memories.insert_one(expired("a", "hard_delete_pending", 400, text=secret, clusterId="c1"))
+    await memory.memories.insert_many([a_memory(f"m{n}", "ada", clusterId="c1", text="We went home.") for n in range(9)])
+
+    await family.run("memories.retain", {})
+
+    assert "swordfish" not in str(await family.contents())
+    kept = await memory.clusters.find_one({"_id": "c2"}) or {}
+    assert kept["summary"] == "Others."
+    assert (await family.run("memories.summarize", {}))["summarised"] == 1
+    made = await memory.clusters.find_one({"_id": "c1"}) or {}
+    assert made["summary"] == "We went home."
+
+
 @pytest.mark.parametrize("status", STEPS[:-1])
 async def test_nothing_on_hold_takes_a_step(family: Family, memory: Database, vectors: LanceStore, status: str) -> None:
     holds: list[Any] = [ago(-0.5), ago(-10_000), "until the case is closed", True, [ago(1), ago(-1)], [], {"by": "x"}]

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
@@ -252,6 +253,21 @@ async def test_a_connector_that_is_down_slow_or_wrong_fails_as_it_should(family:
         slow = await error(lambda *_: {}, requestTimeout="200ms")
         assert slow[0] is again
         assert "no answer within 0.2 s" in slow[1]
+
+
+@pytest.mark.parametrize("dated", [False, True])
+async def test_a_busy_side_is_not_asked_again_before_it_says(family: Family, memory: Database, dated: bool) -> None:
+    async with other_side() as side, family.engine(**LOCAL) as verger:
+        await memory.integrations.insert_one(integration("crm", side))
+        until = verger.clock.now() + timedelta(hours=2)
+        said = format_datetime(until, usegmt=True) if dated else "7200"
+        side.respond = lambda *_: web.Response(status=429, headers={"Retry-After": said})
+
+        task = await ended(verger, {"integrationId": "crm"})
+
+        assert task.status is TaskStatus.PENDING
+        assert abs(task.retry_at - until) < timedelta(minutes=1)
+        assert (await memory.integrations.find_one({}) or {})["lastSyncError"] == "the other side answers 429"
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ import hmac
 import json
 import secrets
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
+from dataclasses import replace
 from datetime import timedelta
 from email.utils import format_datetime
 from hashlib import sha256
@@ -18,14 +19,19 @@ import structlog
 from aiohttp import web
 from bson import ObjectId
 
+from actors import Snooze
 from actors.maintenance.database import Database
+from actors.memories import slow_endpoints
 from actors.memories.webhook import DELAYS
 from actors.testing import Verger
 from schemas.duration import parse_duration
 from schemas.task import Task, TaskStatus
+from service.client import NewTask
+from service.errors import Conflict
 from tests.actors.families import Family, stages
 from tests.actors.receivers import Received, raw_server, read_request, receiver
 
+SECONDS = 60.0
 KEYS = [b"k" * 24, bytes(range(64))]
 PAYLOAD = {"type": "memory.created", "data": {"text": "Grüße, “Ada” 🦉", "n": 1.5, "none": None, "list": [1, True]}}
 
@@ -328,6 +334,56 @@ async def test_an_endpoint_that_does_not_answer_is_left_after_the_time_limit(hoo
     assert task.status is TaskStatus.PENDING
     assert task.last_error is not None
     assert task.last_error.message.endswith("no answer within 1 s")
+
+
+async def test_an_endpoint_that_swallows_connections_leaves_slots_to_the_others(
+    hooks: Family, memory: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slow_endpoints, "SLOW", timedelta(seconds=0.5))
+    swallowed = 0
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal swallowed
+        swallowed += 1
+        await reader.read()
+
+    async with raw_server(talk) as port, receiver() as good, hooks.engine() as verger:
+        await add_endpoint(memory, f"http://127.0.0.1:{port}/")
+        await add_endpoint(memory, good.url, _id="e2")
+        to_bad = NewTask("webhook.deliver", {"endpointId": "e1", "payload": {}, "timeout": "1s"})
+        [first] = await verger.client.enqueue_many([to_bad])
+        async with asyncio.timeout(SECONDS):
+            while (await verger.client.get(first.id)).retry_count == 0:  # by now it is known to be slow
+                await asyncio.sleep(0.05)
+        long = replace(to_bad, body={**(to_bad.body or {}), "timeout": "60s"})
+        waiting = await verger.client.enqueue_many([long] * 100)
+        async with asyncio.timeout(SECONDS):
+            while swallowed < 1 + slow_endpoints.SHARE:
+                await asyncio.sleep(0.05)
+        task = await verger.client.enqueue("webhook.deliver", {"endpointId": "e2", "payload": {}})
+
+        assert (await verger.client.wait(task.id)).status is TaskStatus.COMPLETED
+        assert swallowed == 1 + slow_endpoints.SHARE
+        for each in waiting:
+            with suppress(Conflict):
+                await verger.client.cancel(each.id, force=True)
+        snoozed = [await verger.client.get(each.id) for each in waiting]
+        assert not any(each.retry_count for each in snoozed)
+
+
+def test_an_endpoint_that_answers_quickly_again_has_no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = slow_endpoints.SlowEndpoints()
+    monkeypatch.setattr(slow_endpoints, "SLOW", timedelta(0))
+    with slow.delivery("u"):
+        pass
+    monkeypatch.setattr(slow_endpoints, "SLOW", timedelta(hours=1))
+    with ExitStack() as stack:
+        for _ in range(slow_endpoints.SHARE - 1):
+            stack.enter_context(slow.delivery("u"))
+        with slow.delivery("u"), pytest.raises(Snooze), slow.delivery("u"):
+            pass
+        for _ in range(5 * slow_endpoints.SHARE):
+            stack.enter_context(slow.delivery("u"))
 
 
 async def test_a_2xx_counts_whatever_comes_after_it(hooks: Family, memory: Database) -> None:
