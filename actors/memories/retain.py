@@ -12,8 +12,8 @@ date: whoever wrote it meant something. One whose ``statusChangedAt`` is no date
 begins.
 
 A purge deletes the memory's vectors, and the summary of its cluster, which may quote it and is made anew by
-``memories.summarize``, from active members only; then all of the document but ids, dates and status; then writes a row into
-``audit_log``, whose id is made from the memory's; then the status ``purged``. What remains is a tombstone without
+``memories.summarize``, from active members only; then all of the document but ids, dates and status; then writes a row
+into ``audit_log``, whose id is made from the memory's; then the status ``purged``. What remains is a tombstone without
 text. A run that is killed between any two of these is mended by the next one, and the memory is audited once. A hold
 that comes while the vectors go saves the text, and ``embeddingUpdatedAt`` becomes null, so that it is embedded again.
 Copies in backups have a retention of their own.
@@ -252,7 +252,7 @@ class _Run:
     async def _drop_summaries(self, tenant: str, clusters: Collection[Any]) -> None:
         """Before the texts go: a run that is killed in between drops them again."""
         if clusters:
-            gone = {name: "" for name in ("summary", "summaryHash", "summaryAt")}
+            gone = dict.fromkeys(("summary", "summaryHash", "summaryAt"), "")
             which = {"tenantId": tenant, "_id": {"$in": list(clusters)}, "summary": {"$exists": True}}
             await self._clusters.update_many(which, {"$unset": gone})
 

@@ -130,7 +130,9 @@ async def test_a_purge_takes_the_summary_that_may_quote_the_memory_and_the_next_
         ]
     )
     await memory.memories.insert_one(expired("a", "hard_delete_pending", 400, text=secret, clusterId="c1"))
-    await memory.memories.insert_many([a_memory(f"m{n}", "ada", clusterId="c1", text="We went home.") for n in range(9)])
+    await memory.memories.insert_many(
+        [a_memory(f"m{n}", "ada", clusterId="c1", text="We went home.") for n in range(9)]
+    )
 
     await family.run("memories.retain", {})
 

@@ -350,12 +350,13 @@ async def test_an_endpoint_that_swallows_connections_leaves_slots_to_the_others(
     async with raw_server(talk) as port, receiver() as good, hooks.engine() as verger:
         await add_endpoint(memory, f"http://127.0.0.1:{port}/")
         await add_endpoint(memory, good.url, _id="e2")
-        to_bad = NewTask("webhook.deliver", {"endpointId": "e1", "payload": {}, "timeout": "1s"})
+        body = {"endpointId": "e1", "payload": {}, "timeout": "1s"}
+        to_bad = NewTask("webhook.deliver", body)
         [first] = await verger.client.enqueue_many([to_bad])
         async with asyncio.timeout(SECONDS):
             while (await verger.client.get(first.id)).retry_count == 0:  # by now it is known to be slow
                 await asyncio.sleep(0.05)
-        long = replace(to_bad, body={**(to_bad.body or {}), "timeout": "60s"})
+        long = replace(to_bad, body=body | {"timeout": "60s"})
         waiting = await verger.client.enqueue_many([long] * 100)
         async with asyncio.timeout(SECONDS):
             while swallowed < 1 + slow_endpoints.SHARE:
