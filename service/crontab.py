@@ -27,6 +27,8 @@ _CRONS_OWN = frozenset({"MAILTO", "MAILFROM", "CONTENT_TYPE", "CONTENT_TRANSFER_
 _STEP_OF_ONE = re.compile(r"(?:^|,)(?P<start>\w+)/(?P<step>\d+)")
 _NAME = re.compile(r"[A-Za-z_][\w.-]*\$?")
 _FIELDS, _USER = 5, 1
+MOST_SETTINGS = 1000
+"""Each line has all that stand above it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,7 @@ def read_crontab(text: str, *, timezone: str, system: bool = False) -> Iterator[
     """
     zone_of(timezone)
     environment: dict[str, str] = {}
+    said = False  # whether an entry has these settings, so that others need a copy
     for number, raw in enumerate(text.splitlines(), start=1):
         line = raw.strip()
         if not line or line.startswith("#"):
@@ -73,13 +76,17 @@ def read_crontab(text: str, *, timezone: str, system: bool = False) -> Iterator[
         try:
             if (setting := _SETTING.fullmatch(line)) is None:
                 yield _entry(number, line, timezone, system, environment)
+                said = True
                 continue
             name, value = _unquoted(setting["name"]), _unquoted(setting["value"].strip())
             if name == "CRON_TZ":
                 zone_of(value)
                 timezone = value
             elif name not in _CRONS_OWN:
-                environment = {**environment, name: value}
+                if len(environment) >= MOST_SETTINGS and name not in environment:
+                    raise InvalidInput("setting", name, f"is more than {MOST_SETTINGS}", "split the file")
+                environment, said = dict(environment) if said else environment, False
+                environment[name] = value
         except InvalidInput as error:
             yield CrontabProblem(number, error)
 

@@ -6,6 +6,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from contextlib import suppress
 from contextvars import ContextVar
 from functools import lru_cache
 from itertools import islice
@@ -33,6 +34,11 @@ _NAMED = re.compile(
 """``password=…`` and its like, in a text."""
 _BEARER = re.compile(r"\b((?:bearer|basic)\s+)[\w.~+/=-]{8,}", re.IGNORECASE)
 _LOGIN = re.compile(r"(://[^\s:/@\"']*:)[^\s\"']*@")
+_ODD = re.compile(r"[\x80-\x9f\u2028\u2029]")
+"""What JSON need not escape, and some programs take for the end of a line, or for an order to the terminal."""
+_TRACES = ("exception", "stack")
+_QUOTED = frozenset(" \t\r\n=\"'")
+"""A value that holds one of these is written as a literal, for people."""
 _FRAME = re.compile(r'^ *File "(.*)", line (\d+), in (.*)$', re.MULTILINE)
 LONGEST = 2000
 LONGEST_TRACE = 8000
@@ -76,7 +82,7 @@ def configure_logs(settings: Settings) -> None:
     render: structlog.typing.Processor = structlog.processors.JSONRenderer(_to_json)
     if people:
         render = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), sort_keys=False, pad_event_to=18)
-    finish = [_without(secrets_of(settings), render)]
+    finish = [*([_show_control_characters] if people else []), _without(secrets_of(settings), render)]
     structlog.configure(
         processors=[*shared, *finish],
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -112,13 +118,19 @@ def _take_in_logging(
 
 
 class _Stderr:
-    """Standard error as it is at the time of writing: loggers outlive a redirection of it."""
+    """Standard error as it is at the time of writing: loggers outlive a redirection of it.
+
+    A line that cannot be written is dropped: a full disk, or a reader that is gone, must stop no work.
+    """
 
     def write(self, text: str) -> int:
-        return sys.stderr.write(text)
+        with suppress(OSError):
+            sys.stderr.write(text)
+        return len(text)
 
     def flush(self) -> None:
-        sys.stderr.flush()
+        with suppress(OSError):
+            sys.stderr.flush()
 
 
 # ---- processors: (logger, method, event) -> event ----------------------------------------------------------------
@@ -175,6 +187,27 @@ def _is_hidden(key: str) -> bool:
     return lower in _BODIES or (lower not in _OURS and any(word in lower for word in _SECRET))
 
 
+def _show_control_characters(_logger: Any, _method: str, event: Event) -> Event:
+    """What a terminal would obey is shown: ids and errors come from strangers. A stack trace keeps its lines, indented,
+    so that none of them looks like a line of the log."""
+    shown: dict[str, Any] = {}
+    for key, value in event.items():
+        if not isinstance(value, str):
+            shown[_visible(key)] = value
+        elif key in _TRACES:
+            shown[key] = "\n".join(f"  {_visible(line)}" for line in value.split("\n"))
+        else:
+            literal = key != "event" and not _QUOTED.isdisjoint(value)
+            shown[_visible(key)] = value if literal else _visible(value)
+    return shown
+
+
+def _visible(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
 def _plain(value: Any, depth: int) -> Any:
     """As JSON holds it, bounded in every direction."""
     if isinstance(value, str):
@@ -210,6 +243,11 @@ def _safe(text: str, longest: int) -> str:
 
 
 def _to_json(event: Any, **options: Any) -> str:
+    line = _written(event, **options)
+    return line if line.isascii() else _ODD.sub(lambda found: f"\\u{ord(found[0]):04x}", line)
+
+
+def _written(event: Any, **options: Any) -> str:
     """A line costs as much as a claim if it is not written fast; what the fast writer refuses (long integers, halves of
     surrogate pairs) the slow one takes."""
     try:

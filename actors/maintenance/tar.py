@@ -5,11 +5,17 @@ import tarfile
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Self, cast
 
 PERMISSIONS = 0o777
 END = bytes(2 * tarfile.BLOCKSIZE)
 _SECOND = 10**9
+_LARGEST_EXTRA = 64 * 1024
+"""Bytes of a header before the header: room for any path that a system takes."""
+_EXTRA = (tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+_NEVER = (tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_SPARSE)
+_FURTHEST = 10**11
+"""Seconds from 1970, either way: more than three thousand years."""
 
 
 def header(name: str, *, size: int, mode: int, mtime_ns: int, folder: bool = False) -> bytes:
@@ -38,14 +44,40 @@ def mtime_ns(entry: tarfile.TarInfo) -> int:
 def inside(entry: tarfile.TarInfo) -> tuple[str, ...] | None:
     """The path of a file or folder that stays below where it is unpacked; None for everything else."""
     parts = PurePosixPath(entry.name).parts
-    if not (entry.isreg() or entry.isdir()) or not parts or parts[0] == "/" or ".." in parts:
+    if not (entry.isreg() or entry.isdir()) or not parts or parts[0] == "/" or ".." in parts or "\0" in entry.name:
         return None
     return parts
 
 
-def open_stream(stream: io.BufferedIOBase) -> tarfile.TarFile:
-    """For reading from begin to end; empty its ``members`` in each round, for it would remember every one."""
-    return tarfile.open(fileobj=stream, mode="r|", encoding="utf-8", errors="surrogateescape")
+def entries(stream: io.BufferedIOBase) -> Iterator[tuple[tarfile.TarInfo, tarfile.ExFileObject | None]]:
+    """What a tar holds, from begin to end, and the content of each file; memory is bounded, whatever it holds.
+
+    Raises:
+        tarfile.TarError: it is none, or holds what is never written here.
+    """
+    try:
+        with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Entry, encoding="utf-8", errors="surrogateescape") as tar:
+            for entry in tar:
+                tar.members = []  # type: ignore[attr-defined]  # it would remember every one
+                if entry.issparse() or entry.size < 0 or not -_FURTHEST < entry.mtime < _FURTHEST:
+                    raise tarfile.ReadError(f"{entry.name[:200]!r} is sparse, or of an impossible size or time")
+                yield entry, cast("tarfile.ExFileObject | None", tar.extractfile(entry) if entry.isreg() else None)
+    except RecursionError:
+        raise tarfile.ReadError("a header stands before a header before a header, and so on") from None
+
+
+class _Entry(tarfile.TarInfo):
+    """Refuses what the library would read into memory as a whole, before it does."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        entry = super().frombuf(buf, encoding, errors)
+        if entry.type in _NEVER or (entry.type in _EXTRA and not 0 <= entry.size <= _LARGEST_EXTRA):
+            raise tarfile.ReadError(f"a header of the kind {entry.type!r} and {entry.size} bytes")
+        return entry
+
+    def _proc_gnusparse_10(self, *_: object) -> None:
+        raise tarfile.ReadError("a sparse file")
 
 
 class PieceStream(io.RawIOBase):

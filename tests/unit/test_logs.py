@@ -1,9 +1,12 @@
 """The pipe of the logs: what a line holds, and what it never holds."""
 
 import asyncio
+import errno
+import io
 import json
 import logging
 import re
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
@@ -212,7 +215,7 @@ def test_people_see_a_stack_trace_below_the_line(capsys: pytest.CaptureFixture[s
 
     line, *below = capsys.readouterr().err.splitlines()
     assert "task.failed" in line and "jobs.py" not in line
-    assert below[-1] == "KeyError"
+    assert below[-1] == "  KeyError"
 
 
 async def test_what_is_bound_is_on_each_line_of_its_task_alone(lines: Lines) -> None:
@@ -254,3 +257,15 @@ def test_libraries_are_heard_from_warning_on_and_handlers_as_the_level_says(line
         ("trouble", "uvicorn.error"),
         ("news", "myapp.jobs"),
     ]
+
+
+def test_a_line_that_cannot_be_written_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(sys, "stderr", Full())
+    configure_logs(settings())
+
+    new_logger().info(LogEvent.TASK_STARTED, task_type="a.b", id="1", attempt=1)
+    logging.getLogger("a.library").warning("goes on")

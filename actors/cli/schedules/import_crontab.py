@@ -53,7 +53,7 @@ def import_crontab(
     What cannot be carried over is named on stderr with its line; the exit code is 1 then.
     """
     mapped = _map(commands) if commands is not None else {}
-    ids: set[str] = set()
+    ids: dict[str, int] = {}
     found: list[ScheduleEntry] = []
     missing = 0
     if system is None:
@@ -96,23 +96,25 @@ def _keys(entry: CrontabEntry, mapped: Mapped, task_type: str | None) -> Mapping
     return {"task_type": task_type, "args": given, "enabled": False}
 
 
-def _schedule(entry: CrontabEntry, keys: Mapping[str, Any], ids: set[str]) -> ScheduleEntry:
+def _schedule(entry: CrontabEntry, keys: Mapping[str, Any], ids: dict[str, int]) -> ScheduleEntry:
     """Raises InvalidInput, also for an id that is taken."""
     said = {"id": _id(entry.command, ids), "schedule": entry.schedule, "timezone": entry.timezone, **keys}
     made = read_entry(json.dumps(said).encode(), said["id"])
     parse_schedule(made.schedule, made.timezone)
     if made.id in ids:
         raise InvalidInput("id", made.id, "is that of another line", "name another one in --map, or none")
-    ids.add(made.id)
+    ids[made.id] = 1
     return made
 
 
-def _id(command: str, taken: set[str]) -> str:
-    """The name of the program, with a number behind it where there are several."""
+def _id(command: str, taken: dict[str, int]) -> str:
+    """The name of the program, with a number behind it where there are several; ``taken`` remembers from where to
+    count."""
     program = next((word for word in command.split() if not re.match(r"\w+=", word)), "")
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", program.rsplit("/", maxsplit=1)[-1]).strip("-.")[:_LONGEST_ID] or "command"
-    found, number = name, 1
+    found, number = name, taken.get(name, 1)
     while found in taken:
+        taken[name] = number
         number += 1
         found = f"{name}-{number}"
     return found
@@ -124,7 +126,7 @@ def _map(path: Path) -> Mapped:
         content = json.loads(path.read_bytes())
     except OSError as error:
         raise InvalidInput("--map", str(path), f"cannot be read: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidInput("--map", str(path), f"is no JSON: {error}") from None
     if not isinstance(content, dict):
         raise InvalidInput("--map", str(path), "is not an object", 'write {"COMMAND": "TASK_TYPE"}')

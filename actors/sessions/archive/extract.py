@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from actors.maintenance.blocking import Steps
-from actors.maintenance.disk import sync_folder
+from actors.maintenance.disk import MARGIN_BYTES, NotEnoughSpace, free_bytes, shown, sync_folder
 from actors.sessions.archive.members import pieces
 from actors.sessions.archive.reading import ArchivedFile, Reading
 from service.errors import Conflict
@@ -33,6 +33,7 @@ def extract(archive: Path, into: Path, match: str = "*") -> Steps[Extracted]:
     Raises:
         Conflict: there is something at ``into``.
         ArchiveDamaged: the archive is not what was written.
+        NotEnoughSpace: the disk would be full: a small archive may hold a lot.
         OSError: it cannot be written.
     """
     if os.path.lexists(into):
@@ -44,6 +45,7 @@ def extract(archive: Path, into: Path, match: str = "*") -> Steps[Extracted]:
     try:
         for member in Reading(archive).files():
             if fnmatchcase(member.name, match):
+                _check_room(member, into.parent)
                 yield from _write(member, draft / member.name)
                 files += 1
                 size += member.size
@@ -52,6 +54,12 @@ def extract(archive: Path, into: Path, match: str = "*") -> Steps[Extracted]:
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return Extracted(files, size)
+
+
+def _check_room(member: ArchivedFile, folder: Path) -> None:
+    free = free_bytes(folder)
+    if free < member.size + MARGIN_BYTES:
+        raise NotEnoughSpace(f"{member.shown} has {shown(member.size)}, and {shown(free)} are free in {folder}")
 
 
 def _write(member: ArchivedFile, path: Path) -> Steps[None]:

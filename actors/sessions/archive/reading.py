@@ -12,7 +12,7 @@ from pathlib import Path
 
 from actors.maintenance.blocking import Steps
 from actors.maintenance.disk import forget_cached
-from actors.maintenance.tar import PERMISSIONS, PieceStream, inside, mtime_ns, open_stream
+from actors.maintenance.tar import PERMISSIONS, PieceStream, entries, inside, mtime_ns
 from actors.maintenance.xz import PIECE_BYTES, decompress
 from actors.sessions.archive.members import SUMS, Content, Place, Readable, pieces, place_of, spooled, sum_line
 from service.errors import VergerError
@@ -73,16 +73,13 @@ class Reading:
         with self.telling(), self.path.open("rb") as file:
             forget_cached(file)
             stream = io.BufferedReader(PieceStream(decompress(iter(lambda: file.read(PIECE_BYTES), b""))), PIECE_BYTES)
-            with open_stream(stream) as archive:
-                for entry in archive:
-                    archive.members = []  # type: ignore[attr-defined]  # it would remember every one
-                    content = archive.extractfile(entry) if entry.isreg() else None
-                    if content is None or self.sums:
-                        raise self._damaged(f"{entry.name[:200]!r} is no member of an archive")
-                    if entry.name == SUMS:
-                        self._end(content, entry.size)
-                    else:
-                        yield from self._member(entry, content)
+            for entry, content in entries(stream):
+                if content is None or self.sums:
+                    raise self._damaged(f"{entry.name[:200]!r} is no member of an archive")
+                if entry.name == SUMS:
+                    self._end(content, entry.size)
+                else:
+                    yield from self._member(entry, content)
             if not self.sums:
                 raise self._damaged("it ends too early")
             while rest := stream.read(PIECE_BYTES):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from actors.maintenance.blocking import Advance, Steps, in_steps, in_thread
-from actors.maintenance.tar import PERMISSIONS, PieceStream, inside, open_stream
+from actors.maintenance.tar import PERMISSIONS, PieceStream, entries, inside
 from actors.sessions.backup.manifest import Backup, BackupDamaged, Kind, Member
 from actors.sessions.backup.members import STEP_BYTES
 from actors.sessions.backup.verify import contents, verify_members
@@ -90,26 +90,22 @@ def _unpack(folder: Path, member: Member, into: Path) -> Steps[int]:
     folders: list[tuple[Path, tarfile.TarInfo]] = []
     try:
         stream = io.BufferedReader(PieceStream(contents(folder, member)), STEP_BYTES)
-        with open_stream(stream) as archive:
-            for entry in archive:
-                archive.members = []  # type: ignore[attr-defined]  # it would remember every one
-                parts = inside(entry)
-                if parts is None:
-                    raise BackupDamaged(f"{member.file} holds {entry.name[:200]!r}, not a file or folder inside it")
-                path = draft.joinpath(*parts)
-                if entry.isdir():
-                    path.mkdir(mode=0o700)
-                    folders.append((path, entry))
-                    continue
-                content = archive.extractfile(entry)
-                assert content is not None  # it is a regular file
-                with path.open("xb") as out:
-                    while piece := content.read(STEP_BYTES):
-                        out.write(piece)
-                        yield len(piece)
-                    os.fchmod(out.fileno(), entry.mode & PERMISSIONS)
-                os.utime(path, (entry.mtime, entry.mtime))
-                files += 1
+        for entry, content in entries(stream):
+            parts = inside(entry)
+            if parts is None:
+                raise BackupDamaged(f"{member.file} holds {entry.name[:200]!r}, not a file or folder inside it")
+            path = draft.joinpath(*parts)
+            if content is None:
+                path.mkdir(mode=0o700)
+                folders.append((path, entry))
+                continue
+            with path.open("xb") as out:
+                while piece := content.read(STEP_BYTES):
+                    out.write(piece)
+                    yield len(piece)
+                os.fchmod(out.fileno(), entry.mode & PERMISSIONS)
+            os.utime(path, (entry.mtime, entry.mtime))
+            files += 1
         # At the end, innermost first: a read-only folder takes no files, and each file moves its folder's time.
         for path, entry in reversed(folders):
             path.chmod(entry.mode & PERMISSIONS)

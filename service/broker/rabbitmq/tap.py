@@ -187,8 +187,8 @@ def _read_content_header(arriving: _Arriving, raw: bytes, start: int, stop: int)
     _, _, arriving.missing, flags = _CONTENT.unpack_from(raw, start)
     try:
         _read_properties(arriving, raw[start + _CONTENT.size : stop], flags)
-    except (ValueError, IndexError, KeyError, struct.error, PAMQPException):
-        # It is what a stranger sent: a message that says nothing of itself.
+    except (ValueError, IndexError, KeyError, struct.error, PAMQPException, RecursionError):
+        # It is what a stranger sent, perhaps thousands of tables deep: a message that says nothing of itself.
         arriving.headers = _NOTHING
 
 

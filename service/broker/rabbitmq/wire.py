@@ -52,7 +52,7 @@ def encode(channel: Channel, message: Outgoing, message_id: str | None) -> bytes
     try:
         start = _publish_frame(channel.number, message.exchange, message.routing_key, message.mandatory)
         header = _content_header(message, message_id)
-    except (TypeError, ValueError, OverflowError, struct.error, PAMQPException) as exc:
+    except (TypeError, ValueError, OverflowError, RecursionError, struct.error, PAMQPException) as exc:
         raise Unencodable(str(exc)) from exc
     if len(header) > channel.max_content_size:
         raise Unencodable(f"the headers have {len(header)} bytes")  # unlike a body, they must fit into one frame
