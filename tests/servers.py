@@ -218,7 +218,7 @@ class RabbitServer(Server):
     def _environment(self) -> Mapping[str, str]:
         folder = self.folder
         return {
-            "PATH": os.environ["PATH"],
+            "PATH": _programs(),
             "LANG": "C.UTF-8",
             "HOME": str(folder),  # where the cookie is made
             "ERL_EPMD_PORT": str(self._epmd_port),
@@ -333,12 +333,22 @@ def _scripts() -> Path:
     Distributions put a wrapper on the PATH that insists on root and switches to the user ``rabbitmq``; the script
     behind it runs as anybody.
     """
-    for scripts in sorted(Path("/usr/lib/rabbitmq/lib").glob("rabbitmq_server-*/sbin"), reverse=True):
+    for scripts in sorted((_root() / "usr/lib/rabbitmq/lib").glob("rabbitmq_server-*/sbin"), reverse=True):
         return scripts
     return Path(_program("rabbitmq-server")).resolve().parent
 
 
+def _root() -> Path:
+    """Below which RabbitMQ and its Erlang are installed: this machine, or the folder that `scripts/setup` made."""
+    return Path(os.environ.get("TESTS_RABBITMQ", "/")).absolute()
+
+
+def _programs() -> str:
+    """The PATH of whatever belongs to RabbitMQ."""
+    return os.pathsep.join((str(_root() / "usr/bin"), os.environ["PATH"]))
+
+
 def _program(name: str) -> str:
-    if found := shutil.which(name):
+    if found := shutil.which(name, path=_programs()):
         return found
     raise RuntimeError(f"the tests need {name}; run `make setup`, or `sudo apt-get install rabbitmq-server`")

@@ -26,7 +26,7 @@ DRIVERS = {
     "apscheduler": ("service/triggers.py", "actors/scheduler/", "actors/scheduler.py"),
     "fastapi": ("actors/api/",),
     "starlette": ("actors/api/",),
-    "uvicorn": ("actors/api/server.py",),
+    "uvicorn": ("actors/api/server.py", "actors/api/connection.py"),
     "aiohttp": ("actors/maintenance/", "actors/memories/summariser/"),
     "lancedb": ("actors/maintenance/vector_store/",),
     "pyarrow": ("actors/maintenance/vector_store/",),
