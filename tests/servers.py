@@ -252,7 +252,7 @@ class RabbitServer(Server):
         mine = f'string:prefix(element(4, Name), <<"{prefix}.">>) =/= nomatch'
         queues = f'[{{Q, Name}} || Q <- rabbit_amqqueue:list(<<"/">>), Name <- [amqqueue:get_name(Q)], {mine}]'
         exchanges = f'[Name || X <- rabbit_exchange:list(<<"/">>), Name <- [element(2, X)], {mine}]'
-        await self._eval(
+        await self._eval_in_the_end(
             f'[rabbit_amqqueue:delete(Q, false, false, <<"tests">>) || {{Q, _}} <- {queues}], '
             f'[rabbit_exchange:delete(Name, false, <<"tests">>) || Name <- {exchanges}], ok.'
         )
@@ -263,7 +263,7 @@ class RabbitServer(Server):
         Until then no such queue may be deleted: two workers that lose their queue while they start end their supervisor
         for good, and with it every such queue of the node (3.10; with more of them also later: rabbitmq-server#16652).
         """
-        said = await self._eval(
+        said = await self._eval_in_the_end(
             'Strategies = [rabbit_misc:table_lookup(amqqueue:get_arguments(Q), <<"x-dead-letter-strategy">>) '
             '|| Q <- rabbit_amqqueue:list(<<"/">>)], '
             "Workers = supervisor:which_children(rabbit_fifo_dlx_sup), "
@@ -300,6 +300,17 @@ class RabbitServer(Server):
         if not said.startswith("{ok"):
             raise RuntimeError(f"the node answered {said} to {erlang}")
         return said
+
+    async def _eval_in_the_end(self, erlang: str) -> str:
+        """Again and again while the node is too busy to answer, or its processes come and go."""
+        deadline = time.monotonic() + READY_SECONDS
+        while True:
+            try:
+                return await self._eval(erlang)
+            except RuntimeError:
+                if not self.alive or time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(0.5)
 
     def _erl_call(self) -> list[str]:
         """Evaluates what it reads, on the node; ``rabbitmqctl eval`` would boot a virtual machine first."""
