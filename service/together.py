@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
 from typing import Generic, TypeVar
 
 from service.errors import Unavailable
@@ -36,7 +37,8 @@ class Together(Generic[Item, Answer]):
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
         if self._serving is None:
-            self._serving = asyncio.create_task(self._serve(), name="together")
+            # In nobody's context: while it is busy, the first caller's log fields and deadline would be everybody's.
+            self._serving = asyncio.create_task(self._serve(), name="together", context=Context())
         return await future
 
     async def _serve(self) -> None:

@@ -106,6 +106,8 @@ class HandlerActor(Actor):
         self._threads, self._resources = threads, resources
         self._mailbox: Mailbox[Delivery] = Mailbox()
         self._consumer: Consumer | None = None
+        self._changing_consumer = asyncio.Lock()
+        """The next one is fed when the last is let go: what is in the mailbox belongs to one of them."""
         self._claims: dict[asyncio.Task[None], int] = {}
         """Each claim under way, and of how many deliveries."""
         self._crash: BaseException | None = None
@@ -208,20 +210,22 @@ class HandlerActor(Actor):
             raise crash
 
     async def _attach(self) -> Consumer | None:
-        if self._consumer is None:
-            try:
-                prefetch = min(self.slots * 4, 1000)
-                self._consumer = await self._broker.consume(self.handler.task_type, prefetch, self._mailbox.put)
-            except BrokerUnavailable as error:
-                log.warning(LogEvent.BROKER_UNAVAILABLE, error=str(error), task_type=self.handler.task_type)
-        return self._consumer
+        async with self._changing_consumer:
+            if self._consumer is None:
+                try:
+                    prefetch = min(self.slots * 4, 1000)
+                    self._consumer = await self._broker.consume(self.handler.task_type, prefetch, self._mailbox.put)
+                except BrokerUnavailable as error:
+                    log.warning(LogEvent.BROKER_UNAVAILABLE, error=str(error), task_type=self.handler.task_type)
+            return self._consumer
 
     async def _detach(self) -> None:
         """Take no more, and give back what is in hand."""
-        if self._consumer is not None:
-            consumer, self._consumer = self._consumer, None
-            await consumer.cancel()
-            await consumer.requeue(self._mailbox.take())
+        async with self._changing_consumer:
+            if self._consumer is not None:
+                consumer, self._consumer = self._consumer, None
+                await consumer.cancel()
+                await consumer.requeue(self._mailbox.take())
 
     # ---- deliveries ------------------------------------------------------------------------------
 

@@ -1,6 +1,7 @@
 """What a worker does with handlers of all kinds; in one process, with the in-process broker and a real store."""
 
 import asyncio
+import json
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
@@ -11,9 +12,12 @@ from structlog.testing import capture_logs
 from actors.testing import Verger, sandbox
 from actors.worker.run import Stop
 from schemas.task import Task, TaskStatus
+from service.broker.memory import MemoryConsumer
 from service.broker.port import Publication
 from service.client import NewTask
-from service.errors import Conflict, InvalidInput
+from service.errors import Conflict, InvalidInput, StoreUnavailable
+from service.store.mongo.claims import MongoClaims
+from service.store.port import ClaimAnswer, ClaimRequest
 
 
 async def done(verger: Verger, task: Task) -> Task:
@@ -258,6 +262,45 @@ async def test_p10_a_delivery_held_too_long_is_requeued_neither_stored_nor_claim
             await asyncio.sleep(0.01)
     finished = await verger.client.wait("held")
     assert (finished.status, finished.fence) == (TaskStatus.COMPLETED, 1)
+
+
+def message(task_id: str) -> Publication:
+    return Publication("test.noop", json.dumps({"id": task_id}).encode())
+
+
+async def test_a_consumer_that_is_let_go_keeps_nothing_although_that_takes_a_while(
+    mongo_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next one is fed only then: what it is given would go back by the wrong one, and be in nobody's hands."""
+    let_go: list[MemoryConsumer] = []
+    cancel, claim = MemoryConsumer.cancel, MongoClaims.claim
+
+    async def slow(self: MemoryConsumer) -> None:
+        let_go.append(self)
+        # What still comes wakes the actor, which would go on meanwhile.
+        await self._broker.publish([message(f"late-{len(let_go)}")])
+        await asyncio.sleep(0.2)
+        await cancel(self)
+
+    async def away(self: MongoClaims, requests: Sequence[ClaimRequest], worker: str) -> list[ClaimAnswer]:
+        if not let_go:
+            raise StoreUnavailable("away")
+        return await claim(self, requests, worker)
+
+    monkeypatch.setattr(MemoryConsumer, "cancel", slow)
+    monkeypatch.setattr(MongoClaims, "claim", away)
+    monkeypatch.setattr("actors.worker.handler.STORE_REST_SECONDS", 0.0)
+    async with sandbox(["tests.handlers"], mongodb_url=mongo_url, concurrency=10) as verger:
+        ids = ["first", "late-1"]
+        await verger.app.broker.publish([message("first")])
+        async with asyncio.timeout(60):
+            while len(await verger.app.store.tasks.get_many(ids)) < len(ids):
+                await asyncio.sleep(0.01)
+        await verger.run_until_idle()
+
+        assert let_go
+        assert [consumer._held for consumer in let_go] == [{}] * len(let_go)
+        assert {(await verger.client.get(each)).status for each in ids} == {TaskStatus.COMPLETED}
 
 
 async def test_an_author_sees_what_was_not_declared(verger: Verger) -> None:

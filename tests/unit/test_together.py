@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextvars import ContextVar
 
 import pytest
 
@@ -109,6 +110,21 @@ async def test_a_caller_that_goes_away_before_its_turn_is_not_served_and_costs_t
     assert not any(5 in group for group in door.groups)
     with pytest.raises(asyncio.CancelledError):
         await gone
+
+
+async def test_what_surrounds_the_first_caller_does_not_surround_what_is_done_for_all() -> None:
+    """Its log fields, its deadline: a busy service would never be out of them again."""
+    caller: ContextVar[str] = ContextVar("caller", default="nobody")
+    surrounded: list[str] = []
+
+    async def act(numbers: Sequence[int]) -> Sequence[int]:
+        surrounded.append(caller.get())
+        return numbers
+
+    caller.set("the first")
+
+    assert await Together(act)(1) == 1
+    assert surrounded == ["nobody"]
 
 
 async def test_a_loop_that_ends_leaves_nobody_waiting() -> None:

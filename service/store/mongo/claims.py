@@ -381,7 +381,7 @@ def _alike(settlements: Sequence[Settlement]) -> list[list[Settlement]]:
     groups: dict[object, list[Settlement]] = {}
     for settlement in settlements:
         plain = settlement.move == COMPLETED and settlement.result is None
-        key = (settlement.token, settlement.seen) if plain else settlement.id
+        key = (settlement.token, settlement.seen) if plain else (settlement.id, settlement.token)
         groups.setdefault(key, []).append(settlement)
     return list(groups.values())
 

@@ -188,6 +188,18 @@ async def test_p6_a_paused_worker_cannot_end_a_run_that_was_rescued(store: Store
     assert (after.status, after.result) == (TaskStatus.PENDING, None)
 
 
+async def test_p6_of_two_ends_of_one_task_in_a_batch_the_one_whose_claim_lives_is_written(store: Store) -> None:
+    """A worker that was paused, and has claimed the task again since."""
+    paused = await running(store)
+    assert await store.upkeep.rescue(paused, rescue(paused, now() - SECOND), STALE, now())
+    (mine,) = await claim(store, "a")
+
+    answers = await store.claims.settle([end(paused, Released("late")), end(mine, Released("shutdown"))])
+
+    assert answers == [Refused(), Settled(TaskStatus.PENDING)]
+    assert (await look(store)).attempt == 1
+
+
 async def test_p6_a_pruned_task_has_no_run_to_end(store: Store) -> None:
     task = (await running(store)).model_copy(update={"id": "pruned"})
 
