@@ -3,7 +3,7 @@
 #   PYTHON  another interpreter for .venv: make test PYTHON=python3.12
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench check format setup clean
+.PHONY: help run test bench faults soak check format setup clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s%s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -19,6 +19,14 @@ test: ## Run the tests, on a real MongoDB and a real RabbitMQ
 bench: ## Measure Verger beside its peers, and write bench/report.md: about 40 minutes
 	@scripts/setup bench
 	@exec .venv/bin/python -m bench $(ARGS)
+
+faults: ## Do to Verger what docs/fault-matrix.md says, and write that page: make faults RABBITMQ=4; under 40 minutes
+	@scripts/setup faults
+	@exec env $(if $(filter 4,$(RABBITMQ)),TESTS_RABBITMQ=.cache/rabbitmq-4) .venv/bin/python -m tests.faults $(ARGS)
+
+soak: ## Random faults at half load: make soak SEED=7 MINUTES=5; 20 minutes unless told otherwise
+	@scripts/setup test
+	@exec .venv/bin/python -m tests.faults.soak $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
 
 check: ## Check style, format, types and layers
 	@scripts/setup check

@@ -5,6 +5,7 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
 from socketserver import ThreadingTCPServer
 from typing import Any, TypeVar
@@ -20,6 +21,8 @@ log = structlog.get_logger()
 
 CLIENT_SECONDS = 5.0
 """How long a client may take to ask."""
+MOST = 128
+"""Clients at a time, for each has a thread; with one more, the oldest that has not asked yet is cut."""
 LOOP_SECONDS = 4.0
 """How long the event loop may take for an answer: it has not turned."""
 JSON = "application/json"
@@ -104,13 +107,42 @@ class _Server(ThreadingTCPServer):
     allow_reuse_address = True
     daemon_threads = True
     block_on_close = False
-    request_queue_size = 16
+    request_queue_size = 128
 
     def __init__(self, address: tuple[str, int], owner: HealthServer) -> None:
         self.owner = owner
         if ":" in address[0]:
             self.address_family = socket.AF_INET6
+        self._room = threading.BoundedSemaphore(MOST)
+        self._asking: dict[Any, None] = {}
+        """Who has not asked yet, oldest first."""
+        self._lock = threading.Lock()
         super().__init__(address, _Request)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if not self._room.acquire(blocking=False):
+            self._cut_oldest()
+            self._room.acquire()
+        with self._lock:
+            self._asking[request] = None
+        super().process_request(request, client_address)
+
+    def _cut_oldest(self) -> None:
+        """Its thread reads the end, and makes room."""
+        with self._lock, suppress(OSError, StopIteration):
+            oldest = next(iter(self._asking))
+            del self._asking[oldest]
+            oldest.shutdown(socket.SHUT_RDWR)
+
+    def has_asked(self, request: Any) -> None:
+        """It is answered now, and is not cut any more."""
+        with self._lock:
+            self._asking.pop(request, None)
+
+    def shutdown_request(self, request: Any) -> None:
+        self.has_asked(request)
+        super().shutdown_request(request)
+        self._room.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that went away is no news."""
@@ -121,6 +153,7 @@ class _Request(BaseHTTPRequestHandler):
     timeout = CLIENT_SECONDS
 
     def do_GET(self) -> None:
+        self.server.has_asked(self.connection)
         status, kind, body = self.server.owner.answer(self.path)
         self.send_response(status)
         self.send_header("Content-Type", kind)

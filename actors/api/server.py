@@ -7,6 +7,7 @@ import structlog
 import uvicorn
 from fastapi import FastAPI
 
+from actors.api.connection import Connection
 from service.errors import ConfigError
 from service.log_events import LogEvent
 
@@ -35,7 +36,7 @@ class ApiServer:
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         config = uvicorn.Config(
             self.app,
-            http="h11",
+            http=Connection,
             ws="none",
             lifespan="off",
             # Ours is set up already, and errors are all that is worth a line.

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -268,3 +269,25 @@ async def test_a_process_whose_servers_are_away_answers_that_it_is_starting(
     starting.cancel()
     await asyncio.wait((starting,))
     await app.stop()
+
+
+async def test_clients_that_do_not_ask_make_way_for_those_that_do(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health_server, "MOST", 8)
+    monkeypatch.setattr(health_server._Request, "timeout", 600)
+    one = await start(Role.SCHEDULER)
+    assert one.app.health_server is not None
+    before = threading.active_count()
+    streams = [await asyncio.open_connection("127.0.0.1", one.app.health_server.port) for _ in range(60)]
+    for _, writer in streams[::2]:
+        writer.write(b"GET /healthz HTTP/1.1\r\nX-Slow: ")
+
+    assert (await one.http.get("/healthz")).status_code == 200
+
+    async def few() -> bool:
+        return threading.active_count() <= before + 20  # the pools of others may grow
+
+    await until(few)
+    for _, writer in streams:
+        writer.close()

@@ -35,9 +35,9 @@ PATIENT = {"VERGER_STALE_CLAIM_TIMEOUT": "60s"}
 class Process:
     """A child process, or one with children of its own, whose log lines are read afterwards."""
 
-    def __init__(self, roles: str, environment: Mapping[str, str], log: Path, processes: int = 1) -> None:
+    def __init__(self, module: str, roles: str, environment: Mapping[str, str], log: Path, processes: int = 1) -> None:
         self.log_file = log
-        program = ["tests.promises.process", roles]
+        program = [module, roles]
         if processes > 1:
             program = ["actors.cli", "run", "--roles", roles, "--processes", str(processes)]
         with log.open("ab") as output:
@@ -94,6 +94,9 @@ class Process:
 class Installation:
     """Processes on one database and one topology of their own."""
 
+    program = "tests.promises.process"
+    """The module that each process runs."""
+
     def __init__(self, mongo_url: str, amqp_url: str, database: str, prefix: str, folder: Path) -> None:
         self.mongo_url, self.amqp_url, self.database, self.names = mongo_url, amqp_url, database, Names(prefix)
         self.folder = folder
@@ -148,7 +151,7 @@ class Installation:
         """Start a process, with so many children if there are to be several, and wait until all say that they have
         started."""
         log = self.folder / f"process-{len(self.processes)}.log"
-        process = Process(roles, {**self.environment, **(environment or {})}, log, processes)
+        process = Process(self.program, roles, {**self.environment, **(environment or {})}, log, processes)
         self.processes.append(process)
         if ready:
             await self.until(

@@ -4,6 +4,7 @@ import asyncio
 import signal
 import socket
 import time
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -11,7 +12,7 @@ import pytest
 from fastapi import Request
 from fastapi.responses import StreamingResponse
 
-from actors.api import server
+from actors.api import connection, server
 from service.errors import ConfigError
 from tests.actors.api.conftest import Api, serving
 
@@ -119,3 +120,45 @@ async def test_what_is_no_http_is_refused_and_logged_as_everything_is(
     assert (await reader.read()).startswith(b"HTTP/1.1 400 ")
     writer.close()
     assert (await api.viewer.get("/admin/tasks")).status_code == 200
+
+
+async def test_clients_that_keep_it_waiting_make_way_for_who_comes(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "MOST", 8)
+    host, port = api.url.removeprefix("http://").split(":")
+    streams = [await asyncio.open_connection(host, int(port)) for _ in range(30)]
+    for number, (_, writer) in enumerate(streams):
+        writer.write((b"", b"GET / HTTP/1.1\r\nX-Slow: ", b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\n")[number % 3])
+
+    async with httpx.AsyncClient(base_url=api.url, trust_env=False) as http:
+        assert (await http.get("/healthz")).status_code == 200
+
+    cut = 0
+    for reader, _ in streams[:22]:
+        with suppress(ConnectionError):
+            async with asyncio.timeout(60):
+                await reader.read()
+        cut += 1
+    assert cut == 22
+    for _, writer in streams:
+        writer.close()
+
+
+async def test_where_all_are_being_answered_the_new_client_is_cut(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert api.app.api is not None
+    monkeypatch.setattr(connection, "MOST", 1)
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> dict[str, bool]:
+        begun.set()
+        await go_on.wait()
+        return {"done": True}
+
+    api.app.api.app.get("/admin/slow")(slow)
+    asking = asyncio.create_task(api.viewer.get("/admin/slow"))
+    await begun.wait()
+
+    with pytest.raises(httpx.TransportError):
+        await api.stranger.get("/healthz")
+    go_on.set()
+
+    assert (await asking).json() == {"done": True}

@@ -1,0 +1,90 @@
+"""Wall clocks that are ten minutes wrong, and that jump while the process runs."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from schemas.schedule import Overlap, Schedule
+from schemas.task import TaskStatus
+from tests.faults.kit.fleet import Fleet
+from tests.faults.kit.invariants import check, check_fires
+from tests.faults.kit.record import Recorder
+from tests.promises.installation import STALE_SECONDS
+
+JUMPS = ("+600s", "-600s", "+0s", "-7200s", "+7200s")
+
+
+class Clock:
+    """The wall clock of a process, set from outside at any time; its monotonic clock is right, as it is everywhere."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self.set("+0s")
+
+    def set(self, offset: str) -> None:
+        new = self._file.with_suffix(".new")
+        new.write_text(offset)
+        new.replace(self._file)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        [library] = Path("/usr").glob("lib*/*/faketime/libfaketime.so.1")
+        return {
+            "LD_PRELOAD": str(library),
+            "FAKETIME_TIMESTAMP_FILE": str(self._file),
+            "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        }
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("whose", ["scheduler", "worker", "both"])
+async def test_a_clock_that_jumps_misses_no_fire_rescues_nothing_alive_and_runs_nothing_early(
+    fleet: Fleet, record: Recorder, whose: str, tmp_path: Path
+) -> None:
+    clock = Clock(tmp_path / "clock")
+    faked = {role: clock.environment if whose in (role, "both") else {} for role in ("scheduler", "worker")}
+    patience = {
+        "VERGER_STALE_CLAIM_TIMEOUT": f"{10 * STALE_SECONDS}s"
+    }  # a jump's retries of the store are no staleness
+    processes = [await fleet.start(role, environment=patience | wrong) for role, wrong in faked.items()]
+    start, every = fleet.store.clock.now().replace(microsecond=0) + timedelta(seconds=3), timedelta(seconds=1)
+    await fleet.store.schedules.write(
+        [Schedule(id="each", task_type="fault.work", schedule="@every 1s", overlap=Overlap.ALLOW, next_fire_at=start)]
+    )
+    await fleet.client.schedules_changed()
+    ids = await fleet.enqueue(40, seconds=20)
+    delayed = await fleet.client.enqueue("fault.work", {}, delay="20s")
+
+    for jump in JUMPS:
+        clock.set(jump)
+        fired = fleet.tasks.count_documents({"scheduleId": "each", "status": "completed"})
+        await fleet.until(
+            lambda before=fired: (  # type: ignore[misc]
+                fleet.tasks.count_documents({"scheduleId": "each", "status": "completed"}) >= before + 4
+            ),
+            f"fires after the jump to {jump}",
+        )
+    findings = await check(fleet, [*ids, delayed.id])
+
+    check_fires(fleet, "each", start, every, 4 * len(JUMPS))
+    assert {line.fence for line in fleet.ledger.lines("start")} == {1}
+    done = await fleet.task(delayed.id)
+    assert done.status is TaskStatus.COMPLETED
+    assert done.started_at is not None and done.started_at >= done.retry_at
+    jumped = [process for process, wrong in zip(processes, faked.values(), strict=True) if wrong]
+    assert all(_jumped(process.log()) for process in jumped)
+    record(
+        "Clocks",
+        f"the wall clock jumps to {', '.join(JUMPS)} ({whose})",
+        happened="each instant made its one task; nothing ran early, nothing was rescued alive",
+        bite="the times of the process's own log lines jump",
+        findings=findings,
+    )
+
+
+def _jumped(lines: list[dict[str, str]]) -> bool:
+    """Ten minutes lie between lines that were written within a minute."""
+    stamps = sorted(line["timestamp"] for line in lines if "timestamp" in line)
+    return stamps[0][:15] < stamps[-1][:15]
