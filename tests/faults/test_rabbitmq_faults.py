@@ -268,6 +268,22 @@ async def test_what_reaches_no_queue_is_refused_and_the_queue_is_made_again(
     assert log_book.find("broker.lost") == []
 
 
+async def test_a_queue_that_was_full_takes_messages_again_when_a_policy_lifts_its_limit(
+    broker: RabbitBroker, rabbit_server: RabbitServer, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server goes on refusing whatever comes by the channel that it once told of the limit (3.10)."""
+    monkeypatch.setattr(publisher, "REFUSED_SECONDS", 1.0)
+    await broker.publish(ONE * 10)
+    limit = '{"max-length": 1}'
+    await rabbit_server.ctl("set_policy", prefix, f"^{prefix}", limit, "--apply-to", "queues")
+    try:
+        await eventually(lambda: broker.publish(ONE), [False])
+    finally:
+        await rabbit_server.ctl("clear_policy", prefix)
+
+    await eventually(lambda: broker.publish(ONE), [True])
+
+
 async def test_a_deleted_exchange_costs_the_channel_and_is_made_again(
     broker: RabbitBroker, amqp_url: str, prefix: str, log_book: LogBook
 ) -> None:

@@ -28,6 +28,9 @@ WINDOW = 256
 WINDOW_BYTES = 8 * 1024 * 1024
 CHUNK = 64
 """Messages in one write; between two writes the loop runs other things."""
+REFUSED_SECONDS = 30.0
+"""How old a channel is before it is given up because a queue refuses what comes by it. A channel that was once told
+that a queue is full is refused for good if the limit was lifted by a policy meanwhile (3.10); a new one is let in."""
 LOG_EVERY_SECONDS = 5.0
 
 
@@ -91,7 +94,7 @@ class _Session:
         self._sent: deque[_Sent] = deque()
         self._outstanding = 0
         self._outstanding_bytes = 0
-        self._answered_at = self._loop.time()
+        self._begun_at = self._answered_at = self._loop.time()
         self._stalled = False
         self._writing = False
         self._work = asyncio.Event()
@@ -185,6 +188,8 @@ class _Session:
             self._on_unroutable()
         elif error is not None:
             self._settle(sent, "refused by the queue")
+            if self._answered_at - self._begun_at >= REFUSED_SECONDS:
+                self._on_broken("a queue refuses what is published on this channel")
         else:
             self._settle(sent, None)
         while self._sent and self._sent[0].settled:
