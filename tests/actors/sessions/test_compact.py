@@ -54,3 +54,19 @@ async def test_a_damaged_table_does_not_keep_the_others_from_being_compacted(fam
 
 async def test_no_table_at_all_is_in_order(family: Family) -> None:
     assert set((await family.run("sessions.compact")).values()) == {0}
+
+
+async def test_killed_between_two_tables_the_next_run_compacts_the_rest_and_nothing_is_lost(
+    family: Family, tmp_path: Path
+) -> None:
+    store = LanceStore(tmp_path / "vectors")
+    await fill(store, "messages")
+    await fill(store, "entries")
+    before = {table: await store.search(table, [1.0, 2.0]) for table in ("messages", "entries")}
+
+    await family.die("sessions.compact", after=2, of="opens", below=str(tmp_path / "vectors"))
+    result = await family.run("sessions.compact")
+
+    assert (result["tables"], result["fragments_before"], result["fragments_after"]) == (2, 5, 2)
+    assert {table: await store.search(table, [1.0, 2.0]) for table in before} == before
+    await store.close()

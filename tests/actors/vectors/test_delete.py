@@ -25,6 +25,20 @@ async def test_the_groups_embeddings_are_gone_and_the_others_are_not(
         assert await store.find("topic0") == ["e002"]
 
 
+async def test_killed_before_its_turn_to_write_the_next_run_deletes_all(
+    family: Family, memory: Database, tmp_path: Path
+) -> None:
+    await memory.entries.insert_many([entry(0, group="gone"), entry(1, group="gone"), entry(2)])
+    await family.run(RETRY)
+    body = {"conversationGroupId": "gone"}
+
+    await family.die("vectors.delete", body, after=1, of="opens", below=str(tmp_path / "vectors"))
+
+    assert await family.run("vectors.delete", body) == {"deleted": 2}
+    async with shelf(tmp_path) as store:
+        assert await store.find("topic0") == ["e002"]
+
+
 async def test_a_store_that_is_down_is_tried_every_ten_minutes_without_end(family: Family, tmp_path: Path) -> None:
     (tmp_path / "vectors").write_text("in the way")
 
