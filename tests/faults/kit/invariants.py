@@ -94,10 +94,13 @@ def follow(findings: Findings, task_id: str, history: Sequence[State], may_rise:
 
 def _compare_with_ledger(findings: Findings, fleet: Fleet) -> None:
     """A claim is run once; what was accepted as completed is what the last claim did."""
+    completed = list(
+        fleet.tasks.find({"status": "completed"}, {"fence": 1, "result": 1})
+    )  # before what they did is read
     starts = Counter((line.task, line.fence) for line in fleet.ledger.lines("start"))
     findings.doubled += [task_id for (task_id, _), count in starts.items() if count > 1]
     effects = {(line.task, line.fence) for line in fleet.ledger.lines("effect")}
-    for task in fleet.tasks.find({"status": "completed"}, {"fence": 1, "result": 1}):
+    for task in completed:
         accepted = (task.get("result") or {}).get("fence")
         if accepted != task["fence"]:
             findings.broken.append(
