@@ -18,7 +18,7 @@ from tests.faults.kit.record import RECORDS, RUN, read
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "tests/faults/records.jsonl"
 PAGE = ROOT / "docs/fault-matrix.md"
-WHOLE = ["tests/faults", "tests/contract/broker"]
+WHOLE = ["tests/faults", "tests/hostile", "tests/contract/broker"]
 
 
 def main(arguments: list[str]) -> int:
