@@ -68,7 +68,7 @@ async def sliced(proxy: Proxy) -> str:
 
 async def narrow(proxy: Proxy) -> str:
     """4 kB/s for each connection"""
-    return await bad(proxy, Toxic(slice=512, bandwidth=4096), "sliced")
+    return await bad(proxy, Toxic(slice=64, bandwidth=4096), "sliced")
 
 
 async def cut(proxy: Proxy, up: Toxic, down: Toxic) -> str:
