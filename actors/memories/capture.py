@@ -40,6 +40,8 @@ from service.log_events import LogEvent
 PENDING = {"status": "pending"}
 NO_TENANT = {"tenantId": {"$not": {"$gt": ""}}}
 """Its tenant is no text, or an empty one: it has no turn."""
+FORGET = {"$unset": {"candidate": ""}}
+"""The text is in a memory."""
 DUPLICATE_KEY = 11000
 FAILED_VALIDATION = 121
 ONE_RECORDS_TROUBLE = frozenset({DUPLICATE_KEY, FAILED_VALIDATION})
@@ -197,18 +199,17 @@ class _Run:
     ) -> None:
         """Each with its memory's id, or with the reason."""
         now = self._ctx.now()
-        refused = [
-            (row, {"$set": {"status": "rejected", "reason": reason, "decidedAt": now}})
-            for row, reason in (*rejected, *duplicates)
-        ]
-        for _, mark in refused[len(rejected) :]:
-            mark["$unset"] = {"candidate": ""}
+        refused = [*rejected, *duplicates]
         kept = await self._mark(
-            (row, {"$set": {"status": "promoted", "memoryId": key, "decidedAt": now}, "$unset": {"candidate": ""}})
+            (row, {"$set": {"status": "promoted", "memoryId": key, "decidedAt": now}, **FORGET})
             for row, key in promoted
         )
-        dropped = await self._mark(refused)
-        for row, reason in [*rejected, *duplicates][: max(0, self._params.max_logged - self.counts.rejected)]:
+        dropped = await self._mark(
+            (row, {"$set": {"status": "rejected", "reason": reason, "decidedAt": now}, **(FORGET if again else {})})
+            for again, group in ((False, rejected), (True, duplicates))
+            for row, reason in group
+        )
+        for row, reason in refused[: max(0, self._params.max_logged - self.counts.rejected)]:
             self._ctx.log.warning(
                 LogEvent.CANDIDATE_REJECTED, tenant=row.get("tenantId"), candidate=str(row["_id"]), problem=reason
             )

@@ -27,7 +27,7 @@ from actors import Context, Discard, Retry, actor
 from actors.maintenance.counts import Counts
 from actors.maintenance.database import Document
 from actors.maintenance.http import Http
-from actors.maintenance.http.retry_after import retry_after
+from actors.maintenance.http.retry_after import no_sooner, retry_after
 from actors.maintenance.indexes import ensure_indexes
 from actors.maintenance.secrets import read_secret
 from actors.memories.audit_formats import FORMATS
@@ -36,7 +36,6 @@ from actors.memories.collections import Collections
 from actors.memories.ids import shown
 from actors.memories.indexes import audit_log
 from schemas.base import Duration, Model
-from schemas.duration import parse_duration
 from service.errors import VergerError
 
 TASK_TYPE = "memories.siem_forward_tenant"
@@ -177,7 +176,7 @@ class _Forward:
         if not 200 <= answer.status < 300:
             said = f"the SIEM endpoint of {self._params.tenant_id!r} answered {answer.status}"
             if wanted := retry_after(answer.headers, self._ctx.now()):
-                raise Retry(said, after=max(wanted, _own_delay(self._ctx)))
+                raise Retry(said, after=no_sooner(wanted, DELAYS, self._ctx.task.retry_count))
             raise ForwardFailed(said)
         self.counts.rows += len(rows)
         self.counts.batches += 1
@@ -197,7 +196,3 @@ class _Forward:
         self.counts.more = 1
         tenant = self._params.tenant_id
         await self._ctx.enqueue(TASK_TYPE, self._params, name=task_name(tenant), tenant_id=self._ctx.task.tenant_id)
-
-
-def _own_delay(ctx: Context) -> timedelta:
-    return parse_duration(DELAYS[min(ctx.task.retry_count, len(DELAYS) - 1)])

@@ -28,6 +28,7 @@ from actors import Context, Discard, Retry, actor
 from actors.maintenance.breaker import Breaker
 from actors.maintenance.counts import Counts
 from actors.maintenance.database import Document
+from actors.maintenance.http.retry_after import no_sooner
 from actors.maintenance.secrets import SecretMissing, read_secret
 from actors.memories.collections import Collections
 from actors.memories.connectors import CONNECTORS
@@ -42,7 +43,6 @@ from actors.memories.connectors.port import (
 )
 from actors.memories.ids import candidates, digest
 from schemas.base import Duration, Model
-from schemas.duration import parse_duration
 from service.errors import PayloadRefused, VergerError
 from service.log_events import LogEvent
 from service.payload import check_storable
@@ -102,8 +102,7 @@ async def synchronise(params: SyncParams, ctx: Context) -> dict[str, int]:
     except VergerError as error:
         await run.note(str(error)[:MOST_ERROR])
         if isinstance(error, ConnectorUnavailable) and error.after:
-            own = parse_duration(DELAYS[min(ctx.task.retry_count, len(DELAYS) - 1)])
-            raise Retry(str(error), after=max(own, error.after)) from error
+            raise Retry(str(error), after=no_sooner(error.after, DELAYS, ctx.task.retry_count)) from error
         raise
     await run.note(None)
     return run.counts.result()

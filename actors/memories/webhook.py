@@ -31,14 +31,13 @@ from pydantic import Field
 from actors import Context, Discard, Retry, actor
 from actors.maintenance.database import Document
 from actors.maintenance.http import Answer, Http, HttpRefused, HttpUnavailable
-from actors.maintenance.http.retry_after import retry_after
+from actors.maintenance.http.retry_after import no_sooner, retry_after
 from actors.maintenance.secrets import SecretMissing, read_secret
 from actors.memories.collections import Collections
 from actors.memories.ids import candidates
 from actors.memories.signature import BadSecret, read_secrets, sign
 from actors.memories.slow_endpoints import SlowEndpoints
 from schemas.base import Duration, Model
-from schemas.duration import parse_duration
 from service.errors import VergerError
 from service.log_events import LogEvent
 
@@ -166,7 +165,7 @@ class _Delivery:
         self.log_failure("failed", status, said)
         if status in BUSY:
             now = self._ctx.now()
-            raise Retry(said, after=max(_own_delay(self._ctx), retry_after(answer.headers, now)))
+            raise Retry(said, after=no_sooner(retry_after(answer.headers, now), DELAYS, self._ctx.task.retry_count))
         raise DeliveryFailed(said)
 
     async def _disable(self, endpoint: Document) -> None:
@@ -190,7 +189,3 @@ class _Delivery:
 def _message_id(task_id: str) -> str:
     """The same for each attempt of a task; never with a ``.``, which would blur what is signed."""
     return f"msg_{sha256(task_id.encode()).hexdigest()[:32]}"
-
-
-def _own_delay(ctx: Context) -> timedelta:
-    return parse_duration(DELAYS[min(ctx.task.retry_count, len(DELAYS) - 1)])

@@ -219,7 +219,7 @@ def test_a_map_that_nests_too_deeply_is_refused(tmp_path: Path) -> None:
 LIMITS = Limits(
     lines=100, chunk_bytes=4 * 1024 * 1024, line_bytes=2 * 1024 * 1024, now=NOW, latest=NOW + timedelta(days=1)
 )
-FOUND = FoundFile(Path("/root"), ("-home-ada", "one.jsonl"), 0, 0, 0)
+FOUND = FoundFile(Path("/logs"), ("-home-ada", "one.jsonl"), 0, 0, 0)
 GOOD = {
     "type": "user",
     "uuid": "u1",
@@ -287,7 +287,7 @@ def read_sessions() -> None:
 
 @pytest.mark.parametrize("name", ["../x.jsonl", "a\nb.jsonl", "\x1b[2J.jsonl"])
 def test_a_file_s_name_is_shown_and_never_followed(name: str) -> None:
-    found = FoundFile(Path("/root"), ("project", name), 0, 0, 0)
+    found = FoundFile(Path("/logs"), ("project", name), 0, 0, 0)
 
     assert ClaudeCode().project_path(found, ["/home/ada"]) == "/home/ada"
-    assert found.path.startswith("/root/project/")
+    assert found.path.startswith("/logs/project/")

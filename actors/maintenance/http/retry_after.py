@@ -1,9 +1,11 @@
 """``Retry-After``, in both of its forms."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+
+from schemas.duration import parse_duration
 
 LONGEST = timedelta(hours=24)
 """Nobody is kept waiting longer by what a server says."""
@@ -22,3 +24,8 @@ def retry_after(headers: Mapping[str, str], now: datetime) -> timedelta:
         until = until.replace(tzinfo=UTC)
     # Up to the next whole second: the date has no smaller parts.
     return min(LONGEST, max(timedelta(), timedelta(seconds=math.ceil((until - now).total_seconds()))))
+
+
+def no_sooner(wanted: timedelta, delays: Sequence[str], retries: int) -> timedelta:
+    """What a server wants, but never less than a task's own schedule says after so many retries."""
+    return max(wanted, parse_duration(delays[min(retries, len(delays) - 1)]))
