@@ -1,5 +1,6 @@
 """Fixtures over the real servers. A server that is missing is an error, never a skip."""
 
+import logging
 import secrets
 import signal
 from collections.abc import AsyncIterator, Iterator
@@ -11,7 +12,9 @@ from typing import Any
 
 import pymongo
 import pytest
+import structlog
 
+from service.logs import bind
 from tests.servers import MongoServer, RabbitServer, Server
 
 DatabaseClient = pymongo.MongoClient[dict[str, Any]]
@@ -32,6 +35,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = [item for item in items if item.get_closest_marker("long") is not None]
     items[:] = [item for item in items if item not in left_out]
     config.hook.pytest_deselected(items=left_out)
+
+
+@pytest.fixture
+def logs_as_before() -> Iterator[None]:
+    """The set-up of the logs is the process's."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+    bind({})
 
 
 @dataclass

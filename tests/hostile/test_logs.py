@@ -2,7 +2,6 @@
 
 import json
 import logging
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,6 +11,8 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from actors.cli.output import details, note, say, table
 from service.logs import bind, configure_logs
 from service.settings import Settings
+
+pytestmark = pytest.mark.usefixtures("logs_as_before")
 
 FORGED = "12:00:00 [info     ] task.completed     task_id=t-1"
 EVIL = [
@@ -30,18 +31,6 @@ EVIL = [
     '{"event":"task.completed"}\n{"event":"x"}',
 ]
 evil = pytest.mark.parametrize("text", EVIL, ids=ascii)
-
-
-@pytest.fixture(autouse=True)
-def as_before() -> Iterator[None]:
-    """The set-up of the logs is the process's."""
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    structlog.reset_defaults()
-    bind({})
 
 
 def everywhere(text: str) -> int:

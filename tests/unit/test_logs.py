@@ -7,7 +7,7 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from enum import StrEnum
@@ -22,20 +22,10 @@ from service.log_events import LogEvent
 from service.logs import LONGEST, MOST_FRAMES, MOST_ITEMS, bind, configure_logs
 from service.settings import Settings
 
+pytestmark = pytest.mark.usefixtures("logs_as_before")
+
 MONGO_SECRET, AMQP_SECRET, HANDLER_SECRET = "mongo-s3cret/x", "amqp-s3cret", "hunter2-hunter2"
 Lines = Callable[[], list[dict[str, Any]]]
-
-
-@pytest.fixture(autouse=True)
-def as_before() -> Iterator[None]:
-    """The set-up of the logs is the process's."""
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    structlog.reset_defaults()
-    bind({})
 
 
 def settings(**more: Any) -> Settings:
