@@ -22,7 +22,7 @@ def several(chooser: Chooser, least: int, most: int) -> Chooser:
 
 
 IDS = among("abcdefghijkl")
-NAMES = among([None, None, None, "n", "=s", "=t"])
+NAMES = among([None, None, "n", "n", "=s", "=t"])
 """Singletons by name, and by the body that the tasks of a schedule have."""
 DELAYS = among([0, 0, 0, 0, 0, 1, 3, 12])
 """At once; through the delay queues; beyond them."""
