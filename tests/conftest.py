@@ -13,6 +13,7 @@ from typing import Any
 import pymongo
 import pytest
 import structlog
+from hypothesis import HealthCheck, settings
 
 from service.logs import bind
 from tests.servers import MongoServer, RabbitServer, Server
@@ -20,9 +21,13 @@ from tests.servers import MongoServer, RabbitServer, Server
 DatabaseClient = pymongo.MongoClient[dict[str, Any]]
 
 
-def pytest_configure() -> None:
-    """A cancelled run ends like an interrupted one: with its fixtures undone."""
+def pytest_configure(config: pytest.Config) -> None:
+    # A cancelled run ends like an interrupted one: with its fixtures undone.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # No examples are refused for the pace of the machine. They are the same in each run, but new ones in a long run.
+    settings.register_profile("usual", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+    settings.register_profile("long", settings.get_profile("usual"), derandomize=False)
+    settings.load_profile("long" if config.getoption("--long") else "usual")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
