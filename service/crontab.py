@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from service.errors import InvalidInput
+from service.errors import SHOWN, InvalidInput
 from service.triggers import parse_schedule, zone_of
 
 _SETTING = re.compile(r"""(?P<name>[A-Za-z_]\w*|"[^"]+"|'[^']+')\s*=\s*(?P<value>.*)""", re.ASCII)
@@ -117,7 +117,8 @@ def _schedule(words: list[str]) -> str:
     words = [words[0].removeprefix("-"), *words[1:]]  # cronie: do not log it
     for word in words:
         if match := _STEP_OF_ONE.search(word):
-            fix = f"write {match['start']}, or {match['start']}-END/{match['step']}"
+            start = match["start"][:SHOWN]
+            fix = f"write {start}, or {start}-END/{match['step'][:SHOWN]}"
             raise InvalidInput("schedule", word, "has a step without a range, which each cron reads its own way", fix)
     return " ".join(words)
 

@@ -109,7 +109,12 @@ def _parse(body: bytes) -> TaskMessage:
 
 
 def _shown(value: object) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)[:200]
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    try:
+        return str(value)[:200]
+    except RecursionError:  # orjson reads deeper than Python writes
+        return "…"
 
 
 def _record(

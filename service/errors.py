@@ -15,7 +15,7 @@ VergerError
 """
 
 SHOWN = 120
-"""How many characters of a bad value an error shows."""
+"""How many characters of a bad value, and of the name of its field, an error shows."""
 
 
 class VergerError(Exception):
@@ -30,10 +30,18 @@ class InvalidInput(VergerError):
     """A value from outside is wrong."""
 
     def __init__(self, field: str, value: object, problem: str, fix: str = "") -> None:
-        shown = value if isinstance(value, str) else repr(value)
-        self.field, self.problem, self.fix = field, problem, fix
-        self.value = shown if len(shown) <= SHOWN else shown[:SHOWN] + "…"
-        super().__init__(f"{field}: {self.value!r} {problem}" + (f"; {fix}" if fix else ""))
+        try:
+            shown = value if isinstance(value, str) else repr(value)
+        except (ValueError, RecursionError):  # a number of thousands of digits; lists in lists in lists
+            shown = "…"
+        # A field may be a stranger's too: a key that is none of ours.
+        self.field, self.problem, self.fix = _cut(field), problem, fix
+        self.value = _cut(shown)
+        super().__init__(f"{self.field}: {self.value!r} {problem}" + (f"; {fix}" if fix else ""))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= SHOWN else text[:SHOWN] + "…"
 
 
 class InvalidMessage(InvalidInput):

@@ -11,6 +11,8 @@ from schemas.event import Event, Gap
 RING_MOST = 5_000
 RING_SECONDS = 60.0
 """How many events a ring holds, and how old they get: a listener that is back by then has missed nothing."""
+LONGEST_NUMBER = 20
+"""Digits of the number of an event."""
 QUEUE_MOST = RING_MOST
 """How many a listener may be behind, so that who comes back can have the whole ring; what is more is dropped, and
 told."""
@@ -66,7 +68,8 @@ class EventRing:
     def _resume(self, listener: "EventListener", last_id: str) -> None:
         self._forget()
         source, _, text = last_id.rpartition("-")
-        if source != self._source or not text.isdecimal() or int(text) > self._number:
+        # Python does not read a number of any length.
+        if source != self._source or not text.isdecimal() or len(text) > LONGEST_NUMBER or int(text) > self._number:
             listener.tell(
                 Gap(reason="the last event id is not of this process: it was started after that, or is another")
             )

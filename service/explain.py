@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta, tzinfo
 
+from schemas.base import LAST_YEAR
 from schemas.explanation import ClockNote, DueInstant, Explanation, FireState
 from schemas.schedule import RECENT, Schedule, SkipReason
 from schemas.task import Task
@@ -45,7 +46,13 @@ async def explain(store: Store, schedule_id: str, start: datetime, end: datetime
 
 
 def explain_text(text: str, timezone: str, start: datetime, end: datetime, limit: int) -> Explanation:
-    """When a schedule's text fires, in UTC and in its time zone; pure. Raises InvalidSchedule."""
+    """When a schedule's text fires, in UTC and in its time zone; pure.
+
+    Raises InvalidSchedule; InvalidInput: the window leaves the calendar.
+    """
+    for field, moment in (("from", start), ("to", end)):
+        if not 1 < moment.year <= LAST_YEAR:
+            raise InvalidInput(field, moment.isoformat(), "is out of range", f"give a year from 2 to {LAST_YEAR}")
     trigger = trigger_of(text, timezone)
     zone = zone_of(timezone)
     fires = trigger.between(start, end, limit + 1)

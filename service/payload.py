@@ -33,7 +33,7 @@ def check_storable(value: Any, field: str) -> None:
             _check_text(item, path)
         elif kind is int:
             if not _INT_MIN <= item <= _INT_MAX:
-                raise PayloadRefused(path, str(item), "does not fit 64 bits", "send it as a string")
+                raise PayloadRefused(path, item, "does not fit 64 bits", "send it as a string")
         elif kind is dict or kind is list:
             if depth >= MAX_DEPTH:
                 raise PayloadRefused(field, "…", f"nests deeper than {MAX_DEPTH} levels", "flatten it")

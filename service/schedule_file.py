@@ -2,6 +2,7 @@
 
 import difflib
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
@@ -11,7 +12,7 @@ from pydantic import ValidationError
 from schemas.base import Model
 from schemas.duration import exact_duration
 from schemas.schedule import Schedule, ScheduleEntry, ScheduleFile
-from service.errors import InvalidSchedule
+from service.errors import SHOWN, InvalidSchedule
 
 MAX_FILE_BYTES = 4 * 1024 * 1024
 """The largest file that is read."""
@@ -66,7 +67,8 @@ def file_from(content: Any) -> ScheduleFile:
             case ["schedules", int(index), *_]:
                 entry = content["schedules"][index]
                 refusal.index = index
-                refusal.schedule_id = str(entry["id"]) if isinstance(entry, dict) and "id" in entry else None
+                if isinstance(entry, dict) and "id" in entry:
+                    refusal.schedule_id = _compact(entry["id"])[:SHOWN]
         raise refusal from None
 
 
@@ -192,7 +194,7 @@ def _parsed(data: bytes) -> Any:
         return json.loads(data.decode("utf-8-sig"), object_pairs_hook=_object, parse_constant=_constant)
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
-        line = error.doc.splitlines()[error.lineno - 1] if error.doc.strip() else ""
+        line = error.doc.split("\n")[error.lineno - 1]
         refusal = InvalidSchedule(place, line.strip(), f"is no JSON: {error.msg.lower()}", "mend the file")
         refusal.line = error.lineno
         raise refusal from None
@@ -210,8 +212,8 @@ def _parsed(data: bytes) -> Any:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
+        counts = Counter(key for key, _ in pairs)
+        twice = next(key for key, count in counts.items() if count > 1)
         raise InvalidSchedule("key", twice, "stands twice in one object", "remove one")
     return content
 
@@ -221,10 +223,13 @@ def _constant(text: str) -> Any:
 
 
 def _unknown_key(place: str, key: int | str, keys: Sequence[str]) -> InvalidSchedule:
-    near = difflib.get_close_matches(str(key).lower().replace("-", "_"), keys, n=1)
+    near = difflib.get_close_matches(str(key)[:SHOWN].lower().replace("-", "_"), keys, n=1)
     fix = f"did you mean {near[0]}?" if near else f"there are: {', '.join(keys)}"
     return InvalidSchedule(place, str(key), "is no key of a schedules file", fix)
 
 
 def _compact(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    try:
+        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    except RecursionError:  # it was just not too deep to be read
+        return "…"

@@ -114,10 +114,17 @@ class CronTrigger(Trigger):
         return next(self._cron.walls_after(shown - gap - _SECOND))
 
     def _by_time_of_day(self, instant: datetime) -> Iterator[datetime]:
-        # In a repeated hour the first of these lie before `instant`; all times in a gap share a moment: fires_after
-        # drops both.
-        for wall in self._cron.walls_after(wall_at(instant, self._zone)):
-            yield _moment(wall, self._zone)
+        # In a repeated hour the first of these lie before `instant`: fires_after drops them.
+        after: datetime | None = wall_at(instant, self._zone)
+        while after is not None:
+            walls, after = self._cron.walls_after(after), None
+            for wall in walls:
+                moment = _moment(wall, self._zone)
+                yield moment
+                if (shown := wall_at(moment, self._zone)) != wall:
+                    # All times in a gap share a moment. A gap may be a day long: the rest of it is passed over.
+                    after = shown - _SECOND
+                    break
 
     def _by_elapsed_time(self, instant: datetime) -> Iterator[datetime]:
         # Until the clocks change the offset is constant; then start anew with the next one.

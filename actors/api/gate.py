@@ -92,7 +92,7 @@ class Gate:
         if not (_is_address(name) or name in self._hosts):
             raise Refusal(421, f"{name[:80]!r} is no host of this API; name it in VERGER_API_HOSTS if it is")
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and _site(origin) != host.lower():
             raise Refusal(403, "a page of another site must not use this API")
 
     # ---- who ---------------------------------------------------------------------------------------------------------
@@ -159,6 +159,14 @@ def _name(host: str) -> str:
     if host.startswith("["):
         return host[1:].partition("]")[0].lower()
     return host.partition(":")[0].rstrip(".").lower()
+
+
+def _site(origin: str) -> str | None:
+    """Its host, with the port; None: it is no origin."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:  # a bracket that does not close
+        return None
 
 
 def _is_address(name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta, tzinfo
 
+from schemas.base import LAST_YEAR
 from schemas.duration import format_duration
 from service.errors import InvalidInput
 
@@ -15,10 +16,13 @@ def parse_moment(text: str, field: str, zone: tzinfo = UTC) -> datetime:
     try:
         moment = datetime.fromisoformat(text.strip())
         moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=zone)
-        return moment.astimezone(UTC)
+        moment = moment.astimezone(UTC)
     except (ValueError, OverflowError):
         fix = "write 2026-12-24T18:00:00Z, or without Z for the time zone of the schedule"
         raise InvalidInput(field, text, "is no instant", fix) from None
+    if not 1 < moment.year <= LAST_YEAR:
+        raise InvalidInput(field, text, "is too near the end of the calendar", f"give a year from 2 to {LAST_YEAR}")
+    return moment
 
 
 def iso(moment: datetime) -> str:

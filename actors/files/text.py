@@ -2,6 +2,7 @@
 
 import codecs
 import json
+import re
 from abc import abstractmethod
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -17,25 +18,35 @@ INLINE = frozenset(
     {"a", "abbr", "b", "bdi", "code", "em", "i", "kbd", "mark", "q", "s", "small", "span", "strong", "u"}
 )
 """Elements that part no words."""
+_ENDLESS = re.compile(r"(&#[0-9]{20})[0-9]+")
+"""No character has such a number, but the parser would read all of it, and Python refuses numbers of some length."""
 
 
 class Extractor:
     """Fed with bytes, it keeps at most so many characters. What is no text in its charset becomes U+FFFD."""
 
     def __init__(self, charset: str, most: int) -> None:
-        self._decoder = codecs.getincrementaldecoder(charset)(errors="replace")
+        self._charset, self._decoder = charset, _decoder(charset)
         self._room = most
         self._parts: list[str] = []
         self.full = False
         """There was more than it keeps: it needs no more."""
 
     def feed(self, data: bytes) -> None:
-        self._take(self._decoder.decode(data))
+        self._take(self._decoded(data))
 
     def end(self) -> str:
         """All text, once."""
-        self._take(self._decoder.decode(b"", True))
+        self._take(self._decoded(b"", True))
         return "".join(self._parts)
+
+    def _decoded(self, data: bytes, final: bool = False) -> str:
+        before, _ = self._decoder.getstate()
+        try:
+            return self._decoder.decode(data, final)
+        except UnicodeError:  # UTF-16 and UTF-32 that do not say which byte comes first
+            self._decoder = _decoder(f"{codecs.lookup(self._charset).name}-le")
+            return self._decoder.decode(before + data, final)
 
     @abstractmethod
     def _take(self, text: str) -> None:
@@ -47,6 +58,10 @@ class Extractor:
         text = text[: self._room]
         self._room -= len(text)
         self._parts.append(text)
+
+
+def _decoder(charset: str) -> codecs.IncrementalDecoder:
+    return codecs.getincrementaldecoder(charset)(errors="replace")
 
 
 class Plain(Extractor):
@@ -96,7 +111,7 @@ class Html(Extractor):
             self._parser.rawdata = ""
 
     def end(self) -> str:
-        self._take(self._decoder.decode(b"", True))
+        self._take(self._decoded(b"", True))
         # Not close(), which takes time by the square of what is left open. A white space ends a reference.
         self._parser.feed("\n")
         return super().end()
@@ -106,6 +121,10 @@ class _Parser(HTMLParser):
     def __init__(self, keep: Any) -> None:
         super().__init__(convert_charrefs=True)
         self._keep, self._silent = keep, ""
+
+    def goahead(self, end: bool) -> None:
+        self.rawdata = _ENDLESS.sub(r"\1", self.rawdata)
+        super().goahead(end)
 
     def parse_html_declaration(self, i: int) -> int:
         try:
@@ -148,7 +167,7 @@ def _charset(parameters: list[str]) -> str:
             try:
                 # LookupError too for what is no encoding of text.
                 b"a".decode(value, "replace")
-            except LookupError:
+            except (LookupError, ValueError):  # the latter for a NUL in the name
                 break
             return value if value.replace("-", "") != "utf8" else "utf-8-sig"
     return "utf-8-sig"

@@ -64,6 +64,8 @@ def entries(stream: io.BufferedIOBase) -> Iterator[tuple[tarfile.TarInfo, tarfil
                 yield entry, cast("tarfile.ExFileObject | None", tar.extractfile(entry) if entry.isreg() else None)
     except RecursionError:
         raise tarfile.ReadError("a header stands before a header before a header, and so on") from None
+    except ValueError as error:  # where the library takes a text of a header for a number
+        raise tarfile.ReadError(f"a header is wrong: {str(error)[:200]}") from None
 
 
 class _Entry(tarfile.TarInfo):

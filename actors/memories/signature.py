@@ -4,7 +4,6 @@ https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-w
 """
 
 import base64
-import binascii
 import hmac
 from datetime import datetime
 from hashlib import sha256
@@ -47,7 +46,7 @@ def _read(text: str) -> bytes:
         raise BadSecret(f"it does not begin with {PREFIX}")
     try:
         key = base64.b64decode(text.removeprefix(PREFIX), validate=True)
-    except binascii.Error:
+    except ValueError:  # binascii.Error is one, and what is not ASCII another
         raise BadSecret(f"what follows {PREFIX} is not base64") from None
     if len(key) not in BYTES:
         raise BadSecret(f"it has {len(key)} bytes; 24 to 64 are allowed")

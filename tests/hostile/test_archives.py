@@ -86,6 +86,8 @@ BOMBS: dict[str, tuple[bytes, int]] = {
     "another sparse file": (pax(GNU_sparse_major="1", GNU_sparse_minor="0", GNU_sparse_realsize=str(1024 * GIB)), 1),
     "a sparse file by its map": (pax(GNU_sparse_map="0,1", GNU_sparse_size=str(1024 * GIB)), 1),
     "ten thousand headers before one": (pax(path="x")[:1024] * 10_000, 0),
+    "a sparse size that is no number": (pax(GNU_sparse_realsize="x"), 0),
+    "a sparse map that holds no numbers": (pax(GNU_sparse_map="a,b", GNU_sparse_size="1"), 0),
     "a time that is no number": (pax(mtime="NaN"), 0),
     "a time without end": (pax(mtime="Infinity"), 0),
     "a time of a million digits": (pax(mtime="1e999990"), 0),

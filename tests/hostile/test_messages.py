@@ -149,6 +149,33 @@ def odd_messages() -> dict[str, str]:
     return {name: judged(delivered(body)) for name, body in ODD.items()}
 
 
+@pytest.mark.parametrize("depth", [500, 900, 990, 1020])
+def test_an_id_as_deep_as_the_parser_reads_is_a_dead_letter(depth: int) -> None:
+    """It reads deeper than Python writes such a list."""
+    for begin, end in ((b"[", b"]"), (b'{"a":', b"}")):
+        body = b'{"id":' + begin * depth + b"1" + end * depth + b"}"
+        assert judged(delivered(body, {STORED: 1})) == "dead"
+
+
+LONG_KEY = b"k" * 200_000
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b'{"' + LONG_KEY + b'":1}', b'{"taskBody":{"' + LONG_KEY + b'":{"\\u0000":1}}}'],
+    ids=["of the message", "of the body"],
+)
+def test_a_key_that_somebody_made_long_is_cut_where_an_error_names_it(body: bytes) -> None:
+    delivery = delivered(body)
+    with pytest.raises((InvalidMessage, PayloadRefused)) as refused:
+        read(delivery, None, NOW, LIMIT)
+
+    assert len(str(refused.value)) < 500
+    dead = invalid_task(delivery, refused.value, NOW)
+    assert dead.last_error is not None
+    assert len(dead.last_error.fingerprint) < 200
+
+
 def test_of_a_key_that_stands_twice_the_last_counts_as_everywhere() -> None:
     record = read(delivered(b'{"id":"a","id":"b","taskBody":{"n":1,"n":2}}'), None, NOW, LIMIT).record
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings, strategies as st
 from typer.testing import CliRunner
 
 from actors.cli.app import app
+from actors.memories.signature import BadSecret, read_secrets
 from actors.sessions.adapters.claude_code import ClaudeCode
 from actors.sessions.adapters.port import FoundFile, Limits, Position
 from schemas.duration import parse_duration
@@ -96,10 +97,49 @@ FILES = [
     *(
         b'{"schedules":{"$gt":""}}',
         b'{"schedules":[{"id":"\\ud800"}]}',
+        b"[\n",
+        b'{"schedules":\n\n',
+        b'{"schedules":[{"id":"one",\r\x0b\n',
         b"x" * (MAX_FILE_BYTES + 1),
         b" " * MAX_FILE_BYTES,
     ),
 ]
+
+
+MANY_KEYS = 200_000
+
+
+def test_of_many_keys_the_one_that_stands_twice_is_found_in_a_moment() -> None:
+    assert limited(many_keys, seconds=30, megabytes=512) == f"'{MANY_KEYS - 1}'"
+
+
+def many_keys() -> str:
+    numbers = [*range(MANY_KEYS), MANY_KEYS - 1]
+    with pytest.raises(InvalidSchedule, match="stands twice") as refused:
+        read_file(b"{" + b",".join(b'"%d":1' % number for number in numbers) + b"}")
+    return repr(refused.value.value)
+
+
+@pytest.mark.parametrize("begin", ["", '{"schedules":[{"id":', '{"schedules":[{"jitter":', '{"schedules":'])
+def test_a_file_of_any_depth_is_refused(begin: str) -> None:
+    """Some are read, though they are too deep to be written again."""
+    end = "".join({"{": "}", "[": "]"}[each] for each in reversed(begin) if each in "{[")
+    for depth in range(700, 1001):
+        for inner in ("[" * depth + "]" * depth, '{"a":' * depth + "1" + "}" * depth):
+            for read in (read_file, read_set):
+                with pytest.raises(InvalidSchedule) as refused:
+                    read((begin + inner + end).encode())
+                assert len(str(refused.value)) < 2000
+                assert len(refused.value.schedule_id or "") < 200
+
+
+def test_a_key_that_somebody_made_long_is_cut_where_an_error_names_it() -> None:
+    long = "k" * 1_000_000
+    for data in ({long: 1}, {"schedules": [{long: 1}]}, {"schedules": [{"id": long, "args": 1}]}):
+        with pytest.raises(InvalidSchedule) as refused:
+            read_file(json.dumps(data).encode())
+        assert len(str(refused.value)) < 500
+        assert len(refused.value.schedule_id or "") < 200
 
 
 def read_files() -> int:
@@ -154,6 +194,13 @@ def test_any_text_is_a_duration_or_refused(text: str) -> None:
     assert isinstance(found, timedelta)
 
 
+@pytest.mark.parametrize("text", ["", "whsec_", "whsec_é", "whsec_\ud800", "whsec_====", "whsec_\0", "é"])
+def test_what_is_no_secret_of_a_webhook_is_refused_without_showing_it(text: str) -> None:
+    with pytest.raises(BadSecret) as refused:
+        read_secrets(text)
+    assert "é" not in str(refused.value)
+
+
 # ---- crontabs --------------------------------------------------------------------------------------------------------
 
 lines = st.text("0123456789*/-,@abAB=%\\\"' \t\0#é", max_size=40) | st.sampled_from(
@@ -175,12 +222,20 @@ LONG = {
     "an open quote": '"' + "a" * MUCH,
     "spaces": "a" + " " * MUCH + "b",
     "a long field": "1," * MUCH + " * * * run",
+    "a long number with a step": "1" * MUCH + "/5 * * * * run",
     "lines of nothing": "\n" * MUCH,
 }
 
 
 def read_crontabs() -> dict[str, int]:
     return {name: sum(1 for _ in read_crontab(text, timezone="UTC")) for name, text in LONG.items()}
+
+
+def test_a_word_of_a_crontab_is_cut_where_an_error_names_it() -> None:
+    (problem,) = read_crontab(LONG["a long number with a step"], timezone="UTC")
+
+    assert isinstance(problem, CrontabProblem)
+    assert len(str(problem.error)) < 1000
 
 
 def test_settings_count_for_the_lines_below_them_alone() -> None:

@@ -141,6 +141,18 @@ async def test_a_wrong_window_and_an_unknown_schedule_are_refused(engine: Engine
         await explain(engine.store, "none", now, now + HOUR, 1)
 
 
+@pytest.mark.parametrize(
+    ("start", "end", "said"),
+    [
+        ("0001-01-02T00:00:00Z", "0001-01-03T00:00:00Z", "from: .* is out of range; give a year from 2 to 8999"),
+        ("8999-12-31T00:00:00Z", "9000-01-07T00:00:00Z", "to: .* is out of range"),
+    ],
+)
+def test_a_window_that_leaves_the_calendar_is_refused(start: str, end: str, said: str) -> None:
+    with pytest.raises(InvalidInput, match=said):
+        explain_text("@daily", "UTC", datetime.fromisoformat(start), datetime.fromisoformat(end), 10)
+
+
 # ---- clock changes ---------------------------------------------------------------------------------------------------
 
 

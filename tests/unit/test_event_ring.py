@@ -92,6 +92,14 @@ async def test_an_id_of_another_process_is_a_gap(ring: EventRing, strange: str) 
     assert await heard(EventRing(lambda: 0.0).join(last_id="ab-1")) == ["gap None"]
 
 
+async def test_an_id_with_a_number_of_any_length_is_a_gap(ring: EventRing) -> None:
+    ring.put(Event(event=EventName.TASK_STARTED, at=now(), task_id="1"))
+    listener = ring.join()
+    ring.put(Event(event=EventName.TASK_STARTED, at=now(), task_id="2"))
+
+    assert await heard(ring.join(last_id=await last_id(listener) + "9" * 5000)) == ["gap None"]
+
+
 async def test_types_are_chosen_and_gaps_always_told(ring: EventRing) -> None:
     listener = ring.join([EventName.TASK_FAILED])
     put(ring, 1)

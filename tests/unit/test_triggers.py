@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from time import process_time
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -161,6 +162,18 @@ def test_a_schedule_of_every_hour_goes_on_by_elapsed_time(text: str, zone: str, 
 @pytest.mark.parametrize(("text", "zone", "after", "fires"), BY_TIME_OF_DAY)
 def test_a_time_of_day_fires_once_when_clocks_change(text: str, zone: str, after: str, fires: str) -> None:
     assert _next_fires(text, zone, after, fires) == fires.split()
+
+
+def test_a_day_that_clocks_leave_out_is_passed_over_quickly() -> None:
+    # Samoa had no 30 December 2011: all of its 86,400 seconds are the same moment.
+    trigger = parse_schedule("* * 0-23 * * *", "Pacific/Apia")
+    change = instant("2011-12-31T00:00:00+14:00")
+    began = process_time()
+
+    fires = trigger.between(change - 3 * SECOND, change + 3 * SECOND, 10)
+
+    assert fires == [change + n * SECOND for n in range(-3, 3)]
+    assert process_time() - began < 2  # a few milliseconds; the bound is for slow machines
 
 
 def _next_fires(text: str, zone: str, after: str, fires: str) -> list[str]:

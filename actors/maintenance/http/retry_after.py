@@ -18,7 +18,7 @@ def retry_after(headers: Mapping[str, str], now: datetime) -> timedelta:
         return min(LONGEST, timedelta(seconds=int(said[:9])))
     try:
         until = parsedate_to_datetime(said)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):  # the last: a number of many digits
         return timedelta()
     if until.tzinfo is None:  # written as -0000, which says UTC
         until = until.replace(tzinfo=UTC)

@@ -69,6 +69,7 @@ class Period:
         """The period of this name; None if there is none."""
         try:
             found = cls.of(level, _day_in(level, name))
+            found.within(Level.YEARLY)  # what ends with the calendar could never be merged
         except (ValueError, OverflowError):
             return None
         return found if found.name == name else None

@@ -281,7 +281,8 @@ async def test_a_name_that_is_not_ours_is_refused(mongo_url: str, database: str,
 
 async def test_a_page_of_another_site_is_refused(mongo_url: str, database: str) -> None:
     async with serving(mongo_url, database, api_keys=()) as api:
-        for origin in ("https://evil.example.org", "null", "http://127.0.0.1:1", f"{api.url}.evil.example.org"):
+        others = ("https://evil.example.org", "null", "http://127.0.0.1:1", f"{api.url}.evil.example.org", "http://[")
+        for origin in others:
             answer = await api.stranger.post("/admin/tasks/api.echo", headers={"Origin": origin})
             assert answer.status_code == 403, origin
             assert "access-control-allow-origin" not in answer.headers

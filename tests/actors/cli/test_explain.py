@@ -117,6 +117,7 @@ def test_an_empty_window_tells_the_next_fire() -> None:
         (("--schedule", "@daily", "--to", "2026-13-01"), "--to: '2026-13-01' is no instant"),
         (("--schedule", "@daily", "--from", "2026-01-02", "--to", "2026-01-02"), "is not after --from"),
         (("--schedule", "@daily", "--from", "9999-12-31"), "is too near the end of the calendar"),
+        (("--schedule", "@daily", "--from", "8999-12-31"), "to: '9000-01-07T00:00:00+00:00' is out of range"),
     ],
 )
 def test_what_is_wrong_is_named(arguments: tuple[str, ...], said: str) -> None:

@@ -42,6 +42,12 @@ def test_an_instant_without_an_offset_is_local(text: str, instant: str) -> None:
     assert iso(parse_moment(text, "--from", ZoneInfo("Europe/Berlin"))) == instant
 
 
+@pytest.mark.parametrize("text", ["0001-01-02", "9000-01-01", "9999-12-31T23:59:59Z"])
+def test_an_instant_at_an_end_of_the_calendar_is_refused(text: str) -> None:
+    with pytest.raises(InvalidInput, match="--from: .* is too near the end of the calendar; give a year"):
+        parse_moment(text, "--from")
+
+
 @pytest.mark.parametrize("text", ["", "now", "2026-02-30", "0001-01-01T00:00+14:00"])
 def test_what_is_no_instant_is_refused(text: str) -> None:
     with pytest.raises(InvalidInput, match="--from: .* is no instant; write 2026-12-24T18:00:00Z"):

@@ -24,6 +24,11 @@ def text_of(kind: str, data: bytes, *, most: int = 1000, piece: int = 7) -> str 
         ("text/plain; charset=zlib", b"plain", "plain"),
         ("text/plain; charset=nonsense", b"plain", "plain"),
         ("text/plain; charset=utf-nonsense", b"plain", "plain"),
+        ("text/plain; charset=utf-\0", b"plain", "plain"),
+        ("text/plain; charset=utf-16", "Grüße".encode("utf-16"), "Grüße"),
+        ("text/plain; charset=utf-16", "plain".encode("utf-16-le"), "plain"),
+        ("text/plain; charset=utf16", "Grüße".encode("utf-16-le"), "Grüße"),
+        ("text/html; charset=utf-32", "<p>Grüße".encode("utf-32-le"), "\nGrüße\n"),
         ("text/plain", b"\xef\xbb\xbfmarked \xff\xfe", "marked \ufffd\ufffd"),
         ("TEXT/Markdown", b"# Title\n\nwords", "# Title\n\nwords"),
         ("application/json", b'{"a": ["x", {"b": "caf\\u00e9"}], "n": 12, "t": true}', "a\nx\nb\ncafé\nn\n12\nt"),
@@ -49,6 +54,17 @@ def test_markup_and_scripts_are_no_text() -> None:
 
     assert found is not None
     assert found.split() == ["Fish", "&", "chips", "some", "words", "more", "<tags>", "odd", "end", "©"]
+
+
+@pytest.mark.parametrize("piece", [7, 10_000])
+@pytest.mark.parametrize("page", [b"a &#%s; b", b"<p title='&#%s;'>a b"])
+def test_a_character_of_a_number_without_end_is_none(page: bytes, piece: int) -> None:
+    """Python refuses to read a number of so many digits."""
+    found = text_of("text/html", page % (b"9" * 5000), most=10_000, piece=piece)
+
+    assert found is not None
+    assert found.split()[0] == "a"
+    assert found.split()[-1] == "b"
 
 
 @pytest.mark.parametrize("start", [b"<!--", b"<a ", b"<![CDATA[", b"</a ", b"<?", b"<script>"])
