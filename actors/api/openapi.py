@@ -1,5 +1,7 @@
 """The OpenAPI document: what FastAPI finds in the routes, and what the gate may answer for all of them."""
 
+import json
+import threading
 from functools import cache
 from typing import Any
 
@@ -20,9 +22,24 @@ refusal is a problem (RFC 9457)."""
 _METHODS = ("get", "put", "post", "delete", "patch")
 
 
-@cache
+_MAKING = threading.Lock()
+
+
 def document() -> dict[str, Any]:
-    """The document. It is the same for every installation."""
+    """The document. It is the same for every installation, and made once: that takes half a second, and not by two
+    threads at a time, since FastAPI changes the warnings of the whole process meanwhile."""
+    with _MAKING:
+        return _made()
+
+
+@cache
+def document_json() -> bytes:
+    """The same, as it is sent."""
+    return json.dumps(document(), ensure_ascii=False, separators=(",", ":")).encode()
+
+
+@cache
+def _made() -> dict[str, Any]:
     app = FastAPI()
     routes.include(app)
     made = get_openapi(title="Verger", version=VERSION, description=DESCRIPTION, routes=app.routes)

@@ -4,11 +4,12 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
+from uuid import uuid4
 
 import structlog
 from opentelemetry.trace import Span
@@ -35,7 +36,7 @@ from service.metrics import Metrics
 from service.registry import Handler
 from service.settings import Settings
 from service.states import RELAY_SLACK
-from service.store.port import Claimed, ClaimRequest, Deduplicated, NotDone, Rejected, Store
+from service.store.port import ClaimAnswer, Claimed, ClaimRequest, Deduplicated, NotDone, Rejected, Store
 
 log = structlog.get_logger()
 
@@ -306,7 +307,17 @@ class HandlerActor(Actor):
             return
         requests = [ClaimRequest(incoming.id, incoming.record) for _, incoming in batch.ready.values()]
         begun = traces.now_ns() if traces.recording() else None
-        answers = await self._store.claims.claim(requests, self._worker)
+        token = uuid4().hex
+        self._runs.asked[token] = list(batch.ready)
+        try:
+            answers = await self._store.claims.claim(requests, self._worker, token)
+            done = self._take_answers(batch, answers, begun)
+        finally:
+            del self._runs.asked[token]
+        await consumer.ack(done)
+
+    def _take_answers(self, batch: "_Batch", answers: Sequence[ClaimAnswer], begun: int | None) -> list[Delivery]:
+        """What is claimed becomes a run; returns what is to be acknowledged."""
         done: list[Delivery] = []
         for (delivery, incoming), answer in zip(batch.ready.values(), answers, strict=True):
             match answer:
@@ -324,7 +335,7 @@ class HandlerActor(Actor):
                     batch.held.append(delivery)
                     continue
             done.append(delivery)
-        await consumer.ack(done)
+        return done
 
     async def _send_back(self, batch: "_Batch") -> None:
         """Early ones: a foreign one is stored at first sight, then each waits in the ladder, or in the store beyond it

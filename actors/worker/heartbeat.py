@@ -66,11 +66,12 @@ class Heartbeat:
     def _beat_for_ever(self) -> None:
         pause = self._interval
         while not self._stop.wait(pause):
-            claims = self._runs.claims(time.monotonic())
+            # What is taken up between the two looks is in both, under one token.
+            perhaps, claims = self._runs.perhaps_claimed(), self._runs.claims(time.monotonic())
             with self._lock:
                 markers, self._markers = self._markers, {}
             try:
-                reply = self._link.beat(Beat(self._describe(), claims, markers))
+                reply = self._link.beat(Beat(self._describe(), perhaps | claims, markers))
             except Exception as error:
                 # Whatever it is: without a heartbeat every claim goes stale, and every run is doubled.
                 with self._lock:
@@ -95,7 +96,8 @@ class Heartbeat:
             self._stop.set()
 
     def _apply(self, asked: dict[str, str], reply: BeatReply) -> None:
-        """In the loop's thread. A claim that was settled or made anew since the question is not meant."""
+        """In the loop's thread. A claim that was settled or made anew since the question is not meant; nor is one that
+        was under way then: it may have reached the store after the question."""
 
         def meant(task_id: str) -> Run | None:
             run = self._runs.get(task_id)

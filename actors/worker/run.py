@@ -1,6 +1,7 @@
 """One run of one task in this process, and the table of all of them."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -65,6 +66,16 @@ class Run:
 class Runs(dict[str, Run]):
     """Task id → run. Changed by the event loop's thread only; the heartbeat thread takes whole copies."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: dict[str, Sequence[str]] = {}
+        """Token → the task ids of a claim that is under way. While a handler blocks the loop its answer cannot be taken
+        up, and what it claimed is not to go stale."""
+
     def claims(self, now: float) -> dict[str, str]:
-        """Task id → token of every claim that is still to be renewed."""
+        """Task id → token of every run whose claim is still to be renewed."""
         return {run.id: run.token for run in list(self.values()) if now < run.renew_until}
+
+    def perhaps_claimed(self) -> dict[str, str]:
+        """Task id → token of what a claim under way may have claimed by now."""
+        return {task_id: token for token, task_ids in list(self.asked.items()) for task_id in task_ids}

@@ -118,10 +118,13 @@ class Claims(Protocol):
     """Run-owned writes: each names the claim it belongs to."""
 
     @abstractmethod
-    async def claim(self, requests: Sequence[ClaimRequest], worker: str) -> list[ClaimAnswer]:
+    async def claim(self, requests: Sequence[ClaimRequest], worker: str, token: str | None = None) -> list[ClaimAnswer]:
         """Claim many at once, answers in order (P1, P2, P4, P8). Ids must be distinct, or it raises ValueError.
 
-        Eligible is ``{_id, status: pending, retryAt ≤ now}``. A claimed task is running, has a new token,
+        ``token``: given to no other batch, so that who asks can renew what is claimed before the answer is there; None:
+        one is made.
+
+        Eligible is ``{_id, status: pending, retryAt ≤ now}``. A claimed task is running, has the token,
         ``processingAt`` and ``startedAt`` by the store's clock, fence and attempt incremented, no ``relayAt``, no
         ``again``. Nothing leaves running here. One record that cannot be kept is ``Rejected`` alone.
         """

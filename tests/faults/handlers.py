@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -49,6 +50,22 @@ async def blocks(body: Work, ctx: Context) -> dict[str, Any]:
     note(ctx, "effect")
     note(ctx, "end")
     return {"fence": ctx.fence, "value": body.value}
+
+
+class Blocking(Work):
+    file: str
+
+
+@actor("fault.blocks_later")
+async def blocks_later(body: Blocking, ctx: Context) -> dict[str, Any]:
+    """Like ``fault.blocks``, but it waits for a file to appear before it blocks."""
+    note(ctx, "start")
+    while not Path(body.file).exists():
+        await asyncio.sleep(0.01)
+    time.sleep(body.seconds)
+    note(ctx, "effect")
+    note(ctx, "end")
+    return {"fence": ctx.fence}
 
 
 class Flaky(BaseModel):

@@ -73,12 +73,12 @@ class MongoClaims(Claims):
 
     # ---- claim -------------------------------------------------------------------------------------------------------
 
-    async def claim(self, requests: Sequence[ClaimRequest], worker: str) -> list[ClaimAnswer]:
+    async def claim(self, requests: Sequence[ClaimRequest], worker: str, token: str | None = None) -> list[ClaimAnswer]:
         if len({request.id for request in requests}) != len(requests):
             raise ValueError("the ids of one claim batch must be distinct")
+        token = token or uuid4().hex
         if len(requests) <= 1:
-            return [await self._claim_one(request, worker) for request in requests]
-        token = uuid4().hex
+            return [await self._claim_one(request, worker, token) for request in requests]
         fresh = {
             index: self._as_claimed(request.record, worker, token)
             for index, request in enumerate(requests)
@@ -163,9 +163,9 @@ class MongoClaims(Claims):
             elif request.id in mine:
                 answers[index] = Claimed(mine[request.id])
             elif index in taken:
-                asking[index] = self._surely(self._refused(request, taken[index], worker))
+                asking[index] = self._surely(self._refused(request, taken[index], worker, token))
             elif index in alone:
-                asking[index] = self._surely(self._claim_one(request, worker))
+                asking[index] = self._surely(self._claim_one(request, worker, token))
             elif sure or request.record is None or request.id in known:
                 answers[index] = Known()
             else:
@@ -180,9 +180,8 @@ class MongoClaims(Claims):
         except StoreUnavailable:
             return NotDone()
 
-    async def _claim_one(self, request: ClaimRequest, worker: str) -> ClaimAnswer:
+    async def _claim_one(self, request: ClaimRequest, worker: str, token: str) -> ClaimAnswer:
         while True:
-            token = uuid4().hex
             try:
                 document = await change(
                     self._tasks,
@@ -204,9 +203,9 @@ class MongoClaims(Claims):
                 raise translate(error, self._database.url) from error
             return Claimed(task_from(document)) if document is not None else Known()
 
-    async def _refused(self, request: ClaimRequest, problem: Document, worker: str) -> ClaimAnswer:
+    async def _refused(self, request: ClaimRequest, problem: Document, worker: str, token: str) -> ClaimAnswer:
         answer = await self._duplicate(request, problem)
-        return answer if answer is not None else await self._claim_one(request, worker)
+        return answer if answer is not None else await self._claim_one(request, worker, token)
 
     async def _duplicate(self, request: ClaimRequest, problem: Mapping[str, Any]) -> ClaimAnswer | None:
         """A refused upsert: the id is known, or its live key belongs to another (P4); None: not any more."""

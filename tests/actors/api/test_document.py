@@ -1,6 +1,7 @@
 """The OpenAPI document tells the truth: whatever is asked, no answer is a fault, and none is undocumented."""
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import hypothesis
@@ -17,6 +18,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from actors.api import openapi
 from tests.actors.api.conftest import Api
 
 EXAMPLES = 8
@@ -40,6 +42,14 @@ settings = hypothesis.settings(
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=list(HealthCheck),
 )
+
+
+def test_the_document_is_made_once_however_many_ask_for_it_at_once() -> None:
+    openapi._made.cache_clear()
+    with ThreadPoolExecutor(8) as threads:
+        first, *others = threads.map(lambda _: openapi.document(), range(8))
+
+    assert all(other is first for other in others)
 
 
 async def test_every_answer_is_documented(api: Api) -> None:
