@@ -282,10 +282,12 @@ async def test_a_consumer_that_is_let_go_keeps_nothing_although_that_takes_a_whi
         await asyncio.sleep(0.2)
         await cancel(self)
 
-    async def away(self: MongoClaims, requests: Sequence[ClaimRequest], worker: str) -> list[ClaimAnswer]:
+    async def away(
+        self: MongoClaims, requests: Sequence[ClaimRequest], worker: str, token: str | None = None
+    ) -> list[ClaimAnswer]:
         if not let_go:
             raise StoreUnavailable("away")
-        return await claim(self, requests, worker)
+        return await claim(self, requests, worker, token)
 
     monkeypatch.setattr(MemoryConsumer, "cancel", slow)
     monkeypatch.setattr(MongoClaims, "claim", away)

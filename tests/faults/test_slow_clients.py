@@ -12,7 +12,7 @@ from tests.faults.kit.fleet import Fleet
 from tests.faults.kit.invariants import check
 from tests.faults.kit.record import Recorder
 from tests.faults.kit.slow_client import SlowClients
-from tests.promises.installation import Process
+from tests.promises.installation import PATIENCE, Process
 
 COUNT = 2000
 DESCRIPTORS = 1024
@@ -33,7 +33,7 @@ async def test_2000_slow_clients_keep_nobody_else_waiting(fleet: Fleet, record: 
     waits: list[float] = []
     ids: list[str] = []
     with SlowClients(attacked, COUNT) as slow:
-        await fleet.until(lambda: slow.counts["greeted"] >= COUNT, "all to hold on")
+        await fleet.until(lambda: slow.counts["greeted"] >= COUNT, "all to hold on", 3 * PATIENCE)
         begun = time.monotonic()
         # A connection for each question: nobody lives off one that was there before.
         while len(waits) < 20 or time.monotonic() - begun < 10:

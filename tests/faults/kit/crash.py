@@ -52,7 +52,7 @@ def _retries(settlements: Any) -> bool:
     return any(settlement.move.failed and settlement.move.retry_at is not None for settlement in settlements)
 
 
-def _claims(claimed: Any, _worker: Any) -> bool:
+def _claims(claimed: Any, *_: Any) -> bool:
     return bool(claimed)
 
 
