@@ -170,8 +170,10 @@ def test_a_key_that_somebody_made_long_is_cut_where_an_error_names_it(body: byte
     with pytest.raises((InvalidMessage, PayloadRefused)) as refused:
         read(delivery, None, NOW, LIMIT)
 
-    assert len(str(refused.value)) < 500
-    dead = invalid_task(delivery, refused.value, NOW)
+    error = refused.value
+    assert isinstance(error, InvalidMessage | PayloadRefused)
+    assert len(str(error)) < 500
+    dead = invalid_task(delivery, error, NOW)
     assert dead.last_error is not None
     assert len(dead.last_error.fingerprint) < 200
 
