@@ -60,15 +60,16 @@ class SlowClients:
     def _turn(self, client: _Client) -> None:
         if client.connection is None:
             client.connection, client.greeted = self._open(), False
-            return
         try:
-            if client.kind != "deaf" and self._hung_up(client.connection):
-                raise ConnectionResetError
             if not client.greeted:
+                # At once: a second later, the server may have given its place to others.
                 client.connection.sendall(KINDS[client.kind])
                 client.greeted = True
                 self.counts["greeted"] += 1
-            elif client.kind.startswith("dripping"):
+                return
+            if client.kind != "deaf" and self._hung_up(client.connection):
+                raise ConnectionResetError
+            if client.kind.startswith("dripping"):
                 self.counts["dripped"] += client.connection.send(b"a")
         except BlockingIOError:
             pass  # not connected yet, or its buffer is full
