@@ -38,7 +38,7 @@ def world(
         runner.run(world.close())
 
 
-WALKS, MANY_WALKS = 20, 150
+WALKS, MANY_WALKS = 20, 100
 STEPS = 100
 MET = {"asked again", "claimed again", "deduplicated", "end changed", "refused", "rescued", "pruned", "relay refused"}
 MET |= {"fire: created", "fire: live_key", "taken over", "lost reply of update", "lost request of update"}
