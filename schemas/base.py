@@ -12,13 +12,18 @@ LAST_YEAR = 8999
 """A thousand years before the calendar of ``datetime`` ends: adding a delay to a stranger's instant cannot fail."""
 
 
+def in_calendar(moment: datetime) -> bool:
+    """Whether it can be kept, in each time zone and with a delay added."""
+    return 1 < moment.year <= LAST_YEAR
+
+
 def to_instant(moment: datetime) -> datetime:
     """The same moment in UTC, cut to milliseconds: what a BSON date can hold, so that a value survives a round trip.
 
     Raises:
         ValueError: it lies after the year 8999, or before the year 2.
     """
-    if not 1 < moment.year <= LAST_YEAR:
+    if not in_calendar(moment):
         raise ValueError(f"the year {moment.year} is out of range")
     if moment.tzinfo is not UTC:
         moment = moment.astimezone(UTC)

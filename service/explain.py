@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta, tzinfo
 
-from schemas.base import LAST_YEAR
+from schemas.base import LAST_YEAR, in_calendar
 from schemas.explanation import ClockNote, DueInstant, Explanation, FireState
 from schemas.schedule import RECENT, Schedule, SkipReason
 from schemas.task import Task
@@ -51,7 +51,7 @@ def explain_text(text: str, timezone: str, start: datetime, end: datetime, limit
     Raises InvalidSchedule; InvalidInput: the window leaves the calendar.
     """
     for field, moment in (("from", start), ("to", end)):
-        if not 1 < moment.year <= LAST_YEAR:
+        if not in_calendar(moment):
             raise InvalidInput(field, moment.isoformat(), "is out of range", f"give a year from 2 to {LAST_YEAR}")
     trigger = trigger_of(text, timezone)
     zone = zone_of(timezone)

@@ -20,8 +20,6 @@ Keys have roles: a `viewer` looks; an `operator` also triggers, cancels, retries
 changes schedules, discards dead letters and reads the audit. Names are camelCase, instants are ISO 8601 in UTC, every
 refusal is a problem (RFC 9457)."""
 _METHODS = ("get", "put", "post", "delete", "patch")
-
-
 _MAKING = threading.Lock()
 
 

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta, tzinfo
 
-from schemas.base import LAST_YEAR
+from schemas.base import LAST_YEAR, in_calendar
 from schemas.duration import format_duration
 from service.errors import InvalidInput
 
@@ -20,7 +20,7 @@ def parse_moment(text: str, field: str, zone: tzinfo = UTC) -> datetime:
     except (ValueError, OverflowError):
         fix = "write 2026-12-24T18:00:00Z, or without Z for the time zone of the schedule"
         raise InvalidInput(field, text, "is no instant", fix) from None
-    if not 1 < moment.year <= LAST_YEAR:
+    if not in_calendar(moment):
         raise InvalidInput(field, text, "is too near the end of the calendar", f"give a year from 2 to {LAST_YEAR}")
     return moment
 
