@@ -8,8 +8,9 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from contextlib import suppress
 from contextvars import ContextVar
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
+from operator import itemgetter
 from types import MappingProxyType
 from typing import Any, TextIO, cast
 from urllib.parse import unquote
@@ -33,7 +34,9 @@ _NAMED = re.compile(
 )
 """``password=…`` and its like, in a text."""
 _BEARER = re.compile(r"\b((?:bearer|basic)\s+)[\w.~+/=-]{8,}", re.IGNORECASE)
-_LOGIN = re.compile(r"(://[^\s:/@\"']*:)[^\s\"']*@")
+_LOGIN = re.compile(r"(://[^\s:/@\"']*:)([^\s\"']*)")
+"""And all that follows it: whether that holds an ``@`` is looked at afterwards, for a pattern that asks for one tries
+from each ``://`` to the end. A password may hold one itself: the last counts."""
 _ODD = re.compile(r"[\x80-\x9f\u2028\u2029]")
 """What JSON need not escape, and some programs take for the end of a line, or for an order to the terminal."""
 _TRACES = ("exception", "stack")
@@ -45,9 +48,15 @@ LONGEST_TRACE = 8000
 MOST_ITEMS = 50
 DEEPEST = 5
 MOST_FRAMES = 20
+AHEAD, BEHIND = 512, 4096
+"""So far beyond the cut of a text it is looked for what a secret across it ends, or begins, with. What has no end there
+is taken for one; of what begins sooner, a stack trace may show the end."""
 _HARMLESS = frozenset({LogEvent, int, bool, float, type(None)})
 SHORTEST_SECRET = 6
-"""A shorter password (guest) would be found in too many words."""
+"""A shorter password (guest) would be found in too many words; it is hidden where it stands in a login."""
+Secrets = Mapping[str, str]
+"""Those of the settings → what is written instead; what holds another goes before it."""
+_NONE: Secrets = MappingProxyType({})
 
 _bound: ContextVar[Mapping[str, Any]] = ContextVar("verger_log_fields", default=MappingProxyType({}))
 
@@ -65,6 +74,7 @@ def configure_logs(settings: Settings) -> None:
     """Set up structlog and the standard library's logging, once, at the entry point."""
     level = getattr(logging, settings.log_level.upper())
     people = settings.log_format == "console"
+    secrets = secrets_of(settings)
     # Without the frames' local variables: they hold bodies and secrets.
     frames: structlog.typing.ExceptionTransformer = structlog.tracebacks.ExceptionDictTransformer(
         show_locals=False, max_frames=MOST_FRAMES
@@ -75,14 +85,14 @@ def configure_logs(settings: Settings) -> None:
         structlog.stdlib.add_log_level,
         structlog.processors.ExceptionRenderer(_plain_trace if people else frames),
         _trace_for_people if people else _trace_for_machines,
-        hide_and_bound,
+        partial(hide_and_bound, secrets=secrets),
         # After the looks at texts, which it needs not.
         structlog.processors.TimeStamper(fmt="%H:%M:%S" if people else "iso", utc=not people),
     ]
     render: structlog.typing.Processor = structlog.processors.JSONRenderer(_to_json)
     if people:
         render = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), sort_keys=False, pad_event_to=18)
-    finish = [*([_show_control_characters] if people else []), _without(secrets_of(settings), render)]
+    finish = [*([_show_control_characters] if people else []), _without(secrets, render)]
     structlog.configure(
         processors=[*shared, *finish],
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -165,7 +175,7 @@ def _trace_for_machines(_logger: Any, _method: str, event: Event) -> Event:
     return event
 
 
-def hide_and_bound(_logger: Any, _method: str, event: Event) -> Event:
+def hide_and_bound(_logger: Any, _method: str, event: Event, secrets: Secrets = _NONE) -> Event:
     """Hide what a key calls secret or a body, and what a text says is one; cut long values; also nested."""
     for key, value in event.items():
         kind = type(value)
@@ -174,10 +184,10 @@ def hide_and_bound(_logger: Any, _method: str, event: Event) -> Event:
                 event[key] = "***"
         elif kind is str:
             # Ids, types and states have none of these; what has may be a text that somebody else wrote.
-            if " " in value or "=" in value or ":" in value or len(value) > LONGEST:
-                event[key] = _safe(value, LONGEST if key != "exception" else LONGEST_TRACE)
+            if len(value) > LONGEST or " " in value or "=" in value or ":" in value:
+                event[key] = _safe(value, secrets, trace=key == "exception")
         elif kind not in _HARMLESS:
-            event[key] = _plain(value, DEEPEST)
+            event[key] = _plain(value, secrets, DEEPEST)
     return event
 
 
@@ -208,10 +218,10 @@ def _visible(text: str) -> str:
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
-def _plain(value: Any, depth: int) -> Any:
+def _plain(value: Any, secrets: Secrets, depth: int) -> Any:
     """As JSON holds it, bounded in every direction."""
     if isinstance(value, str):
-        return _safe(value, LONGEST)
+        return _safe(value, secrets)
     if value is None or isinstance(value, int | float):
         return value
     if isinstance(value, bytes | bytearray | memoryview):
@@ -220,23 +230,83 @@ def _plain(value: Any, depth: int) -> Any:
         return "…"
     if isinstance(value, Mapping):
         return {
-            str(key): "***" if _is_hidden(str(key)) else _plain(inner, depth - 1)
+            str(key): "***" if _is_hidden(str(key)) else _plain(inner, secrets, depth - 1)
             for key, inner in islice(value.items(), MOST_ITEMS)
         }
     if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(inner, depth - 1) for inner in islice(value, MOST_ITEMS)]
+        return [_plain(inner, secrets, depth - 1) for inner in islice(value, MOST_ITEMS)]
     try:
-        return _safe(str(value), LONGEST)
+        return _safe(str(value), secrets)
     except Exception as error:
         # A stranger's __str__ may raise; a line must not.
         return f"({type(value).__name__}: {type(error).__name__})"
 
 
-def _safe(text: str, longest: int) -> str:
-    if len(text) > longest:
-        text = f"{text[:longest]}…" if longest == LONGEST else f"…{text[-longest:]}"
-    text = _LOGIN.sub(r"\1***@", text)
+def _safe(text: str, secrets: Secrets, *, trace: bool = False) -> str:
+    """Without secrets, and cut: the end of a stack trace is shown, of all else the beginning.
+
+    A part of a secret is not known as one any more: a cut that would go through one goes beside it.
+    """
+    if len(text) <= (LONGEST_TRACE if trace else LONGEST):
+        return _hide(text, secrets)
+    longest = max(map(len, secrets), default=0)
+    if not trace:
+        end = LONGEST
+        near = text[: end + longest + AHEAD]
+        for first, last in sorted(_secrets_in(near, secrets, is_cut=len(near) < len(text)), key=itemgetter(1))[::-1]:
+            if first < end < last:
+                end = first
+        return f"{_hide(text[:end], secrets)}{'***' if end < LONGEST else ''}…"
+    near = text[-(LONGEST_TRACE + longest + BEHIND) :]
+    begin = cut = len(near) - LONGEST_TRACE
+    for first, last in sorted(_secrets_in(near, secrets)):
+        if first < begin < last:
+            begin = last
+    return f"…{'***' if begin > cut else ''}{_hide(near[begin:], secrets)}"
+
+
+def _hide(text: str, secrets: Secrets) -> str:
+    # Ours are known as a whole; of one that holds a comma, the patterns would hide what stands before it.
+    for secret, instead in secrets.items():
+        if secret in text:
+            text = text.replace(secret, instead)
+    text = _LOGIN.sub(_without_password, text)
     return _BEARER.sub(r"\1***", _NAMED.sub(r"\1***", text))
+
+
+def _without_password(found: re.Match[str]) -> str:
+    begin, rest = found.groups()
+    _, at, after = rest.rpartition("@")
+    return f"{begin}***@{after}" if at else begin + rest
+
+
+def _secrets_in(text: str, secrets: Secrets, *, is_cut: bool = False) -> list[tuple[int, int]]:
+    """From where to where each secret reaches, with what tells that it is one.
+
+    As ``_hide`` does it: each look sees what the looks before it have left; but all keeps its place here.
+    ``is_cut``: the text goes on. A password that has no end here may have one there.
+    """
+    spans: list[tuple[int, int]] = []
+
+    def login(found: re.Match[str]) -> str:
+        at = len(found[2]) if is_cut and found.end() == len(text) else found[2].rfind("@")
+        if at < 0:
+            return found[0]
+        spans.append((found.start(), min(found.start(2) + at + 1, found.end())))
+        return f"{found[1]}{'*' * at}{found[2][at:]}"
+
+    def named(found: re.Match[str]) -> str:
+        spans.append(found.span())
+        return found[1] + "*" * (len(found[0]) - len(found[1]))
+
+    for secret, instead in secrets.items():
+        at = text.find(secret)
+        while at >= 0:
+            spans.append((at, at + len(secret)))
+            at = text.find(secret, at + len(secret))
+        text = text.replace(secret, instead.replace("***", "*" * (len(secret) - len(instead) + 3)))
+    _BEARER.sub(named, _NAMED.sub(named, _LOGIN.sub(login, text)))
+    return spans
 
 
 # ---- lines -------------------------------------------------------------------------------------------------------
@@ -260,29 +330,37 @@ def _written(event: Any, **options: Any) -> str:
         return json.dumps({"event": str(event.get("event")), "level": event.get("level"), "unwritable": repr(error)})
 
 
-def secrets_of(settings: Settings) -> list[str]:
+def secrets_of(settings: Settings) -> Secrets:
     """Every password and key in the settings, in each form in which a line might show it."""
-    found = set[str]()
+    keys, passwords = set[str](), set[str]()
     for name in type(settings).model_fields:
         value = getattr(settings, name)
         for each in value if isinstance(value, tuple | list) else (value,):
             if isinstance(each, SecretStr):
-                found.add(each.get_secret_value())
-            elif isinstance(each, str) and "://" in each:
-                login = each.partition("://")[2].rpartition("@")[0]
-                found.add(login.partition(":")[2])
-    forms = {form for secret in found for form in (secret, unquote(secret), json.dumps(secret)[1:-1])}
-    return [form for form in forms if len(form) >= SHORTEST_SECRET]
+                keys.add(each.get_secret_value())
+            elif isinstance(each, str) and "@" in (rest := each.partition("://")[2]):
+                # An ``@`` may belong to the password, or come after the host.
+                logins = (rest.partition("@")[0], rest.rpartition("@")[0])
+                passwords |= {login.partition(":")[2] for login in logins}
+    hidden = dict[str, str]()
+    for secret in keys | passwords:
+        for form in (secret, unquote(secret)):
+            escaped = json.dumps(form)[1:-1]
+            if len(form) >= SHORTEST_SECRET:
+                hidden |= {form: "***", escaped: "***"}
+            elif form and secret in passwords:
+                hidden |= {f":{form}@": ":***@", f":{escaped}@": ":***@"}
+    return dict(sorted(hidden.items(), key=lambda each: len(each[0]), reverse=True))
 
 
-def _without(secrets: list[str], render: structlog.typing.Processor) -> structlog.typing.Processor:
+def _without(secrets: Secrets, render: structlog.typing.Processor) -> structlog.typing.Processor:
     """The last look at a line: whatever has put a secret of ours into it, it is not written."""
 
     def write(logger: Any, method: str, event: Event) -> str:
         line = cast("str", render(logger, method, event))
-        for secret in secrets:
+        for secret, instead in secrets.items():
             if secret in line:
-                line = line.replace(secret, "***")
+                line = line.replace(secret, instead)
         return line
 
     return write if secrets else cast("Callable[..., str]", render)

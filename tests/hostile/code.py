@@ -6,6 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 LAYERS = ("schemas", "service", "actors")
+IMPORTERS = ("import_module", "__import__")
 
 
 def modules() -> dict[str, ast.Module]:
@@ -15,10 +16,19 @@ def modules() -> dict[str, ast.Module]:
 
 
 def calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
-    """Each call, with what is called as it is written: ``pickle.loads``, ``self._eval``, ``eval``."""
+    """Each call, with the full name of what is called: ``pickle.loads``, ``self._eval``, ``eval``."""
+    known = _known_as(tree)
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
-            yield ast.unparse(node.func), node
+            yield _full(ast.unparse(node.func), known), node
+
+
+def names(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """The full name of all that is looked up, called or not, and its line: ``run = os.system`` runs it later."""
+    known = _known_as(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name | ast.Attribute):
+            yield _full(ast.unparse(node), known), node.lineno
 
 
 def imported(tree: ast.AST) -> set[str]:
@@ -29,4 +39,23 @@ def imported(tree: ast.AST) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module is not None:
             found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    for name, call in calls(tree):
+        if name.endswith(IMPORTERS) and call.args and isinstance(call.args[0], ast.Constant):
+            found.add(str(call.args[0].value))
     return found
+
+
+def _known_as(tree: ast.AST) -> dict[str, str]:
+    """Name in this module → what it is of which module: ``from os import system as run`` hides nothing."""
+    known: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            known |= {alias.asname: alias.name for alias in node.names if alias.asname is not None}
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            known |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+    return known
+
+
+def _full(name: str, known: dict[str, str]) -> str:
+    first, dot, rest = name.partition(".")
+    return (known.get(first, first) + dot + rest).removeprefix("builtins.")

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from service.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("logs_as_before")
 
+HUGE = 20_000_000
 FORGED = "12:00:00 [info     ] task.completed     task_id=t-1"
 EVIL = [
     f"a\n{FORGED}",
@@ -79,11 +81,9 @@ def test_a_line_for_people_is_one_line_and_nothing_that_a_terminal_obeys(
 
 
 @settings(
-    derandomize=True,
-    deadline=None,
     database=None,
     max_examples=40,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 @given(text=st.text(st.characters(), max_size=20))
 def test_whatever_a_text_holds_it_stays_in_its_line(text: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,6 +94,18 @@ def test_whatever_a_text_holds_it_stays_in_its_line(text: str, capsys: pytest.Ca
 
         (line,) = capsys.readouterr().err.splitlines()
         assert "task.claimed" in line
+
+
+@pytest.mark.parametrize("said", ["x", "://a:", "token=a,", "password ", "basic ", "a-s3cret", "\n"])
+def test_a_huge_text_costs_no_more_than_what_is_shown_of_it(said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs(Settings(log_format="console", amqp_url="amqp://ada:a-s3cret@mq/"))
+    text = said * (HUGE // len(said))
+
+    begun = time.process_time()
+    structlog.get_logger().bind().error("task.failed", error=text, nested=[text], exception=text)
+
+    assert time.process_time() - begun < 0.1
+    assert len(capsys.readouterr().err) < 50_000
 
 
 @evil

@@ -28,7 +28,7 @@ from tests.hostile.child import limited
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 LIMIT = 8 * 1024 * 1024
-STEADY = settings(derandomize=True, deadline=None, database=None, max_examples=150)
+MANY = settings(database=None, max_examples=150)
 
 
 def delivered(
@@ -97,7 +97,7 @@ messages = st.dictionaries(fields, json_values | st.sampled_from([{"a": 1}, "rep
 keys = st.sampled_from(["report.build", "", "invalid", "$where", "a" * 255, "é", "report build", "\0", "verger.replay"])
 
 
-@STEADY
+@MANY
 @given(body=messages | st.binary(max_size=60), said=headers, key=keys, message_id=st.none() | st.text(max_size=255))
 def test_any_message_is_a_task_or_a_dead_letter(
     body: bytes, said: dict[str, Any], key: str, message_id: str | None
@@ -241,7 +241,7 @@ async def test_headers_of_headers_do_not_cost_the_connection(kind: bytes) -> Non
     assert dict(arrived[0].headers) == {}
 
 
-@STEADY
+@MANY
 @given(properties=st.binary(max_size=80), flags=st.integers(0, 2**16 - 1))
 def test_any_properties_are_read_or_left_out(properties: bytes, flags: int) -> None:
     arrived = asyncio.run(arriving(content(properties, flags, b"{}"), content(b"", 0, b"[]")))
@@ -249,7 +249,7 @@ def test_any_properties_are_read_or_left_out(properties: bytes, flags: int) -> N
     assert [each.body for each in arrived] == [b"{}", b"[]"]
 
 
-@STEADY
+@MANY
 @given(
     pairs=st.lists(
         st.tuples(st.binary(max_size=4), st.sampled_from(b"tbBsuIilfdDSATFVxLk\x00"), st.binary(max_size=12))

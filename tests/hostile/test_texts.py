@@ -26,7 +26,7 @@ from service.triggers import parse_schedule
 from tests.hostile.child import limited
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
-STEADY = settings(derandomize=True, deadline=None, database=None, max_examples=120)
+MANY = settings(database=None, max_examples=120)
 NINES = "9" * 5000
 """More digits than Python reads as a number."""
 MUCH = 60_000
@@ -172,7 +172,7 @@ entries = st.dictionaries(
 )
 
 
-@STEADY
+@MANY
 @given(said=st.lists(entries, max_size=3), raw=st.binary(max_size=30), whole=st.booleans())
 def test_any_file_of_schedules_is_read_or_refused(said: list[dict[str, Any]], raw: bytes, whole: bool) -> None:
     data = json.dumps({"schedules": said}).encode() if whole else raw
@@ -184,7 +184,7 @@ def test_any_file_of_schedules_is_read_or_refused(said: list[dict[str, Any]], ra
             pass
 
 
-@STEADY
+@MANY
 @given(text=st.text(max_size=60) | st.text("0123456789.PTYMWDHSmshdw ", max_size=40))
 def test_any_text_is_a_duration_or_refused(text: str) -> None:
     try:
@@ -208,7 +208,7 @@ lines = st.text("0123456789*/-,@abAB=%\\\"' \t\0#é", max_size=40) | st.sampled_
 )
 
 
-@STEADY
+@MANY
 @given(text=st.lists(lines | st.text(max_size=30), max_size=8).map("\n".join), system=st.booleans())
 def test_any_crontab_is_read_line_by_line(text: str, system: bool) -> None:
     for each in read_crontab(text, timezone="UTC", system=system):
@@ -302,7 +302,7 @@ odd_values = st.recursive(
 )
 
 
-@STEADY
+@MANY
 @given(
     field=st.sampled_from([*GOOD, "$where", "a.b"]),
     value=odd_values
@@ -316,7 +316,7 @@ def test_any_line_of_a_session_is_a_message_or_malformed(field: str, value: Any,
     parsed(json.dumps(line).encode() + end + json.dumps(GOOD).encode() + b"\n")
 
 
-@STEADY
+@MANY
 @given(data=st.binary(max_size=200))
 def test_any_bytes_are_a_session_file(data: bytes) -> None:
     parsed(data)

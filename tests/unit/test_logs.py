@@ -19,7 +19,7 @@ import pytest
 import structlog
 
 from service.log_events import LogEvent
-from service.logs import LONGEST, MOST_FRAMES, MOST_ITEMS, bind, configure_logs
+from service.logs import LONGEST, LONGEST_TRACE, MOST_FRAMES, MOST_ITEMS, bind, configure_logs
 from service.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("logs_as_before")
@@ -119,6 +119,105 @@ def test_a_secret_in_an_exception_or_in_the_lines_of_a_library_is_in_no_line(
     assert said.count("RuntimeError") >= 2
     assert HANDLER_SECRET not in said
     assert "s3cret" not in said
+
+
+SAID = {
+    "login": f"https://ada:{HANDLER_SECRET}@example.org/x",
+    "login, and another in its run": f"https://ada:{HANDLER_SECRET}@example.org,https://bob:{HANDLER_SECRET}@example.net",
+    "name": f"password={HANDLER_SECRET}",
+    "name in JSON": f'{{"password": "{HANDLER_SECRET}"}}',
+    "name inside a login": f"https://ada:x-token={HANDLER_SECRET}@example.org token=x",
+    "login inside a name": f"password=https://ada:{HANDLER_SECRET}@h,{HANDLER_SECRET}@{HANDLER_SECRET}",
+    "the settings' inside a name": f"password={HANDLER_SECRET}{AMQP_SECRET}{HANDLER_SECRET}",
+    "bearer": f"sent Bearer {HANDLER_SECRET}",
+    "the settings'": f"the driver says {AMQP_SECRET}",
+}
+
+
+@pytest.mark.parametrize("said", SAID.values(), ids=SAID.keys())
+def test_a_secret_across_the_end_of_what_is_shown_leaves_no_part_of_it(
+    said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure_logs(settings())
+
+    for before in range(len(said) + 1):
+        text = f"{'x ' * LONGEST}"[: LONGEST - before] + f"{said} and {'y ' * LONGEST}"
+        new_logger().error("thing.happened", error=text, nested=[text], failure=ValueError(text))
+
+    assert parts_shown(capsys.readouterr().err) == set()
+
+
+@pytest.mark.parametrize("said", SAID.values(), ids=SAID.keys())
+def test_a_secret_across_the_beginning_of_a_stack_trace_that_is_cut_leaves_no_part_of_it(
+    said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure_logs(settings(log_format="console"))
+
+    for after in range(len(said) + 1):
+        rest = f"{' y' * LONGEST_TRACE}"[: LONGEST_TRACE - after]
+        new_logger().error("task.failed", traceback=f"{'x ' * LONGEST_TRACE}{said}{rest}")
+
+    assert parts_shown(capsys.readouterr().err) == set()
+
+
+def parts_shown(said: str) -> set[str]:
+    """Of the secrets above: whatever is long enough to be no accident."""
+    parts = {secret[at : at + 4] for secret in (HANDLER_SECRET, AMQP_SECRET) for at in range(len(secret) - 3)}
+    return {part for part in parts if part in said}
+
+
+def test_a_login_whose_end_is_far_beyond_what_is_shown_is_hidden(lines: Lines) -> None:
+    new_logger().error("thing.happened", error=f"{'x ' * 900}https://ada:{'q' * 100_000}@example.org")
+
+    (line,) = lines()
+    assert line["error"] == f"{'x ' * 900}https***…"
+
+
+def test_what_lies_before_a_secret_that_is_cut_is_shown(lines: Lines) -> None:
+    new_logger().error("thing.happened", error=f"{'x' * (LONGEST - 20)} password={HANDLER_SECRET}{'y' * LONGEST}")
+
+    (line,) = lines()
+    assert line["error"] == f"{'x' * (LONGEST - 20)} ***…"
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("amqp://ada:p'wq@mq/", "cannot reach amqp://ada:p'wq@mq/ now"),
+        ("amqp://ada:p%20wq@mq/", "cannot reach ada:p wq@mq now"),
+        ("amqp://ada:p%20wq-and-more@mq/?of=ada@example.org", "the driver says p wq-and-more now"),
+        ("amqp://ada:wq,secret;wq@mq/", "the driver says password=wq,secret;wq now"),
+    ],
+)
+def test_a_password_of_the_settings_is_hidden_whatever_it_is_made_of(
+    url: str, text: str, log_format: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure_logs(Settings.model_validate({"amqp_url": url, "log_format": log_format}))
+
+    new_logger().error("thing.happened", error=text)
+
+    said = capsys.readouterr().err
+    assert "***" in said and "now" in said
+    assert "wq" not in said
+
+
+def test_a_password_that_begins_with_another_is_hidden_as_a_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    for first, second in (("abcdef", "abcdef-ghijkl"), ("abcdef-ghijkl", "abcdef")):
+        configure_logs(Settings(mongodb_url=f"mongodb://ada:{first}@db/", amqp_url=f"amqp://ada:{second}@mq/"))
+        new_logger().error("thing.happened", error="the driver says abcdef-ghijkl")
+
+    assert "ghi" not in capsys.readouterr().err
+
+
+def test_a_short_password_of_the_settings_is_hidden_in_a_login_and_shown_in_a_word(lines: Lines) -> None:
+    configure_logs(Settings(amqp_url="amqp://guest:guest@mq/"))
+
+    new_logger().error("thing.happened", error="no login as guest:guest@mq", reason="guests are welcome")
+
+    (line,) = lines()
+    assert line["error"] == "no login as guest:***@mq"
+    assert line["reason"] == "guests are welcome"
 
 
 def test_what_is_no_secret_is_shown(lines: Lines) -> None:
