@@ -6,11 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 
 from tests.security.servers import SecureMongo, SecureRabbit
+from tests.servers import server_data
 
 
 @dataclass
@@ -22,7 +22,7 @@ class Secured:
 @pytest.fixture(scope="module")
 def secured() -> Iterator[Secured]:
     with ExitStack() as undo:
-        folder = Path(undo.enter_context(TemporaryDirectory(prefix="verger-tests-", ignore_cleanup_errors=True)))
+        folder = Path(undo.enter_context(server_data()))
         servers = Secured(SecureMongo(folder / "mongo"), SecureRabbit(folder / "rabbit"))
         for server in (servers.mongo, servers.rabbit):
             undo.callback(server.stop)

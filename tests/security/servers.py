@@ -22,6 +22,21 @@ ESCAPED = "a%20p%40ss%3Aw%2Frd%3F"
 VHOST = "verger"
 
 
+class ClientCertificate:
+    """Signed by the certificate of a server, in files of a folder of its own."""
+
+    def __init__(self, folder: Path, name: str, authority: Path) -> None:
+        folder.mkdir()
+        self.subject = f"CN={name},O=clients"
+        self.file, self.key, self.both = (folder / each for each in ("certificate.pem", "key.pem", "both.pem"))
+        command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+        command += ["-CA", str(authority), "-CAkey", str(authority.with_name("key.pem"))]
+        command += ["-days", "2", "-subj", f"/O=clients/CN={name}", "-addext", "extendedKeyUsage=clientAuth"]
+        command += ["-keyout", str(self.key), "-out", str(self.file)]
+        subprocess.run(command, check=True, capture_output=True)
+        self.both.write_text(self.key.read_text() + self.file.read_text())
+
+
 class SecureMongo(MongoServer):
     """A replica set of one with ``--auth`` (its key file) and TLS alone."""
 
@@ -35,6 +50,10 @@ class SecureMongo(MongoServer):
 
     def url_of(self, user: str, **more: str) -> str:
         return self._url(f"{user}:{ESCAPED}@", replicaSet=REPLICA_SET, authSource="admin", **more)
+
+    def url_with_certificate(self, **more: str) -> str:
+        """For a login by certificate alone."""
+        return self._url("", replicaSet=REPLICA_SET, authMechanism="MONGODB-X509", **more)
 
     def _url(self, login: str, **more: str) -> str:
         query = {"tls": "true", "tlsCAFile": str(self.authority), **more}
@@ -89,8 +108,8 @@ class SecureRabbit(RabbitServer):
     def url(self) -> str:
         return f"amqps://guest:guest@localhost:{self.port}/?{urlencode({'cafile': str(self.authority)})}"
 
-    def url_of(self, user: str, authority: Path | None = None) -> str:
-        query = urlencode({"cafile": str(authority or self.authority)})
+    def url_of(self, user: str, authority: Path | None = None, **more: str) -> str:
+        query = urlencode({"cafile": str(authority or self.authority), **more})
         return f"amqps://{user}:{ESCAPED}@localhost:{self.port}/{VHOST}?{query}"
 
     def _write_configuration(self) -> None:
@@ -102,6 +121,8 @@ class SecureRabbit(RabbitServer):
             "ssl_options.cacertfile": self.authority,
             "ssl_options.certfile": self.authority,
             "ssl_options.keyfile": self.folder / "key.pem",
+            "ssl_options.verify": "verify_peer",
+            "ssl_options.fail_if_no_peer_cert": "false",
             "disk_free_limit.absolute": "50MB",
             "log.console": "false",
         }

@@ -15,19 +15,23 @@ def test_each_role_reads_the_urls_of_its_own_user(tmp_path: Path) -> None:
     worker = kubernetes_patches()
     job = worker.replace("kind: Deployment, labelSelector: app.kubernetes.io/component=worker", "kind: Job")
     job = job.replace("apps/v1", "batch/v1").replace("kind: Deployment", "kind: Job").replace("worker", "operator")
-    all_of_them = [worker, worker.replace("worker", "scheduler"), worker.replace("worker", "api"), job]
+    data = worker.replace(f"{COMPONENT}=worker", "verger/pool=data").replace("servers-worker", "servers-data")
+    all_of_them = [worker, data, worker.replace("worker", "scheduler"), worker.replace("worker", "api"), job]
     patches = [patch for each in all_of_them for patch in yaml.safe_load(each)["patches"]]
     folder = overlay(tmp_path / "overlay", {"resources": ["overlays/production"], "patches": patches})
 
     read: dict[str, set[str]] = {}
     for manifest in render(folder):
         if manifest["kind"] in ("Deployment", "Job"):
-            role = manifest["metadata"]["labels"][COMPONENT]
+            labels = manifest["metadata"]["labels"]
+            role = labels.get("verger/pool", labels[COMPONENT])
             read.setdefault(role, set()).update(servers_of(manifest))
 
     assert read == {
         "scheduler": {"verger-servers-scheduler"},
-        "worker": {"verger-servers-worker"},
+        "general": {"verger-servers-worker"},
+        "outbound": {"verger-servers-worker"},
+        "data": {"verger-servers-data"},
         "api": {"verger-servers-api"},
         "schedules": {"verger-servers-operator"},
     }

@@ -6,7 +6,8 @@ import os
 import subprocess
 import sys
 import urllib.request
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -20,22 +21,32 @@ from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.errors import OperationFailure
 
+from actors.composition import task_types
 from schemas.access import KeyRole
 from schemas.task import TaskStatus
 from service.access_keys import create_key
 from service.broker.names import Names
 from service.broker.rabbitmq import RabbitBroker
+from service.child_process import ending_with_parent
+from service.client import Client, NewTask
 from service.clock import SystemClock
 from service.errors import BrokerUnavailable, ConfigError, StoreUnavailable
+from service.registry import load
+from service.schedule_file import read_file
 from service.store.mongo import MongoStore
 from service.store.port import Retention
 from tests.actors.receivers import certificate
-from tests.promises.installation import ROOT, Installation, Process
+from tests.promises.installation import PATIENCE, ROOT, Installation, Process
 from tests.security.conftest import Secured
+from tests.security.servers import ClientCertificate
 
+EXAMPLE = ROOT / "examples" / "schedules.json"
+BACKUPS = {"VERGER_ACTORS": "actors.sessions", "VERGER_TYPES": "sessions.backup"}
 TYPES = {"secure.work": (), "secure.child": (), "secure.dies": (), "secure.waits": ()}
 HANDLERS = "tests.security.handlers"
 UNAUTHORIZED = 13
+BROKER_USERS = {"data": "worker", "client": "worker"}
+"""Users of MongoDB alone, and whose RabbitMQ user goes with them."""
 
 
 @pytest.fixture
@@ -50,8 +61,11 @@ async def installation(secured: Secured, tmp_path: Path) -> AsyncIterator[Instal
 
 
 def as_user(secured: Secured, role: str) -> dict[str, str]:
-    user = f"verger-{role}"
-    return {"VERGER_MONGODB_URL": secured.mongo.url_of(user), "VERGER_AMQP_URL": secured.rabbit.url_of(user)}
+    broker = BROKER_USERS.get(role, role)
+    return {
+        "VERGER_MONGODB_URL": secured.mongo.url_of(f"verger-{role}"),
+        "VERGER_AMQP_URL": secured.rabbit.url_of(f"verger-{broker}"),
+    }
 
 
 async def verger(environment: dict[str, str], *arguments: str) -> tuple[int, str]:
@@ -152,6 +166,146 @@ async def installation_task(installation: Installation, task_id: str, status: Ta
     await installation.until(there, f"{task_id} to be {status.value}")
     found: dict[str, Any] = installation.tasks.find_one({"_id": task_id})
     return found
+
+
+async def ended(installation: Installation, task_id: str) -> dict[str, Any]:
+    """The task when it has finished, however."""
+
+    def finished() -> bool:
+        return "finishedAt" in (installation.tasks.find_one({"_id": task_id}) or {})
+
+    await installation.until(finished, f"{task_id} to end")
+    found: dict[str, Any] = installation.tasks.find_one({"_id": task_id})
+    return found
+
+
+async def test_events_are_heard_on_the_command_line_and_over_http_with_these_users(
+    secured: Secured, installation: Installation
+) -> None:
+    refused_before = secured.rabbit.refused()
+    key, kept = create_key("eve", KeyRole.VIEWER)
+    await installation.start("worker", environment=as_user(secured, "worker"))
+    api = await installation.start("api", environment={**as_user(secured, "api"), "VERGER_API_KEYS": str(kept)})
+    (line,) = api.events("api.started")
+    request = urllib.request.Request(line["url"] + "/admin/events?type=task.completed")
+    request.add_header("Authorization", f"Bearer {key}")
+    tail = await asyncio.create_subprocess_exec(
+        *ending_with_parent(sys.executable, "-m", "actors.cli", "events", "tail", "--type", "task.completed"),
+        *("--limit", "1", "--json"),
+        cwd=ROOT,
+        env={**os.environ, **installation.environment, **as_user(secured, "operator")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert tail.stderr is not None
+    async with asyncio.timeout(PATIENCE):
+        assert b"Listening" in await tail.stderr.readline()
+        with await asyncio.to_thread(urllib.request.urlopen, request, timeout=PATIENCE) as stream:
+            publish(secured, "secure.child", id="heard")
+            streamed = await asyncio.to_thread(first_data, stream)
+        printed, _ = await tail.communicate()
+
+    assert (tail.returncode, json.loads(printed)["taskId"]) == (0, "heard")
+    assert streamed["taskId"] == "heard"
+    assert secured.rabbit.refused() == refused_before
+
+
+def first_data(stream: Iterable[bytes]) -> Any:
+    """The first of the server-sent events."""
+    return next(json.loads(line.removeprefix(b"data:")) for line in stream if line.startswith(b"data:"))
+
+
+async def test_a_service_enqueues_looks_and_cancels_with_the_client_s_user(
+    secured: Secured, installation: Installation
+) -> None:
+    refused_before = (secured.mongo.refused(), secured.rabbit.refused())
+    await installation.start("worker", environment=as_user(secured, "worker"))
+    urls = as_user(secured, "client")
+    registry = load([HANDLERS])
+    async with AsyncExitStack() as stack:
+        store = MongoStore(urls["VERGER_MONGODB_URL"], "verger")
+        stack.push_async_callback(store.close)
+        await store.open()
+        broker = RabbitBroker(urls["VERGER_AMQP_URL"], Names("verger"), store.clock)
+        stack.push_async_callback(broker.close)
+        await broker.open(task_types(registry))
+        client = Client(store, broker, registry)
+
+        one = await client.enqueue("secure.child", id="served")
+        again = await client.enqueue("secure.child", id="served")
+        many = await client.enqueue_many([NewTask("secure.child"), NewTask("secure.child", name="single")])
+        done = [await client.wait(task.id) for task in (one, *many)]
+        later = await client.enqueue("secure.child", name="once", delay="1h")
+        same = await client.enqueue("secure.child", name="once")
+        never = await client.cancel(later.id)
+        running = await client.enqueue("secure.waits")
+        await installation_task(installation, running.id, TaskStatus.RUNNING)
+        await client.cancel(running.id, force=True)
+        stopped = await client.wait(running.id)
+        found = await client.get("served")
+
+    assert again.id == one.id == found.id
+    assert {task.status for task in done} == {TaskStatus.COMPLETED}
+    assert same.id == later.id
+    assert (never.status, stopped.status) == (TaskStatus.CANCELLED, TaskStatus.CANCELLED)
+    assert (secured.mongo.refused(), secured.rabbit.refused()) == refused_before
+
+
+STATE = ("tasks", "schedules", "revisions", "task_types", "workers", "audit")
+
+
+@pytest.fixture
+def filled(secured: Secured) -> Iterator[None]:
+    """A document in each collection of the state database, and all kinds of collections in the memory database."""
+    with secured.mongo.as_user("root") as root:
+        kept = [root["verger"][name] for name in STATE if name != "tasks"]  # the backup is a task itself
+        for collection in kept:
+            collection.insert_one({"_id": "a stranger"})
+        memory = root["memory"]
+        memory["memories"].create_index("tenant")
+        memory["memories"].insert_one({"tenant": "ada"})
+        memory.create_collection("of_ada", viewOn="memories", pipeline=[{"$match": {"tenant": "ada"}}])
+        memory.create_collection("measured", timeseries={"timeField": "at"})
+        memory["measured"].insert_one({"at": datetime.now(UTC)})
+        yield
+        for collection in kept:
+            collection.delete_one({"_id": "a stranger"})
+        root.drop_database("memory")
+
+
+async def test_the_nightly_backup_goes_through_with_the_user_of_the_data_pool(
+    secured: Secured, installation: Installation, filled: None
+) -> None:
+    refused_before = secured.mongo.refused()
+    (shipped,) = [each for each in read_file(EXAMPLE.read_bytes()).schedules if each.task_type == "sessions.backup"]
+    await installation.start("worker", environment={**as_user(secured, "data"), **BACKUPS})
+
+    publish(secured, "sessions.backup", id="nightly", taskBody=shipped.args)
+    task = await ended(installation, "nightly")
+
+    assert (task["status"], task.get("lastError")) == ("completed", None)
+    (manifest,) = [json.loads(path.read_text()) for path in installation.folder.glob("backups/*/manifest.json")]
+    held = {
+        (database["name"], each["name"])
+        for database in manifest["databases"]
+        for each in database["collections"]
+        if each["documents"]
+    }
+    assert held >= {*(("verger", name) for name in STATE), ("memory", "memories"), ("memory", "measured")}
+    assert {database["snapshot"]["mode"] for database in manifest["databases"]} == {"snapshot"}
+    assert secured.mongo.refused() == refused_before
+
+
+async def test_the_nightly_backup_is_refused_to_the_user_of_the_other_workers(
+    secured: Secured, installation: Installation, filled: None
+) -> None:
+    await installation.start("worker", environment={**as_user(secured, "worker"), **BACKUPS})
+
+    publish(secured, "sessions.backup", id="refused")
+    task = await ended(installation, "refused")
+
+    assert task["status"] == "failed"
+    assert "database verger: not authorized" in task["lastError"]["message"]
 
 
 # ---- what each user is refused ---------------------------------------------------------------------------------------
@@ -273,6 +427,8 @@ WRITES: dict[str, Callable[[Collection[dict[str, Any]]], object]] = {
     "remove": lambda collection: collection.delete_one({"_id": "a stranger"}),
 }
 EVERYTHING = set(WRITES)
+MEMORY = {"verger-worker", "verger-data"}
+"""Who works on the memory service's data."""
 
 
 @pytest.mark.parametrize(
@@ -295,6 +451,18 @@ EVERYTHING = set(WRITES)
                 "schedules": {"update"},
                 "task_types": {"find", "insert", "update"},
                 "workers": EVERYTHING,
+            },
+        ),
+        (
+            "verger-data",
+            {
+                "tasks": {"find", "insert", "update"},
+                "schedules": {"find", "update"},
+                "revisions": {"find"},
+                "task_types": {"find", "insert", "update"},
+                "workers": EVERYTHING,
+                "audit": {"find"},
+                "strange": {"find"},
             },
         ),
         (
@@ -325,7 +493,7 @@ EVERYTHING = set(WRITES)
 def test_each_user_of_mongodb_may_what_the_page_says_and_no_more(
     secured: Secured, user: str, may: dict[str, set[str]]
 ) -> None:
-    collections = ("tasks", "schedules", "revisions", "task_types", "workers", "audit", "strange")
+    collections = (*STATE, "strange")
     with secured.mongo.as_user(user) as client, secured.mongo.as_user("root") as root:
         for name in collections:
             allowed = {what for what, write in WRITES.items() if not denied(partial(write, client["verger"][name]))}
@@ -333,10 +501,8 @@ def test_each_user_of_mongodb_may_what_the_page_says_and_no_more(
             assert allowed == may.get(name, set()), name
         assert denied(client["verger"]["tasks"].drop)
         assert denied(lambda: client["other"]["things"].find_one({}))
-        assert denied(lambda: client["memory"]["memories"].find_one({})) == (user != "verger-worker")
-        assert denied(lambda: client["memory"]["index_state"].find_one({})) == (
-            user not in ("verger-worker", "verger-api")
-        )
+        assert denied(lambda: client["memory"]["memories"].find_one({})) == (user not in MEMORY)
+        assert denied(lambda: client["memory"]["index_state"].find_one({})) == (user not in {*MEMORY, "verger-api"})
         assert denied(lambda: client["admin"]["system.users"].find_one({}))
         assert denied(lambda: client.admin.command({"grantRolesToUser": user, "roles": ["root"]}))
 
@@ -400,6 +566,31 @@ async def test_a_server_under_another_name_is_refused(secured: Secured) -> None:
     with pytest.raises((StoreUnavailable, ConfigError), match="127.0.0.1"):
         await store.open()
     await store.close()
+
+
+async def test_a_client_certificate_is_shown_to_both_servers(secured: Secured, tmp_path: Path) -> None:
+    for_mongo = ClientCertificate(tmp_path / "mongo", "verger-worker", secured.mongo.authority)
+    for_rabbit = ClientCertificate(tmp_path / "rabbit", "verger-worker", secured.rabbit.authority)
+    with secured.mongo.as_user("root") as root:
+        roles = [{"role": "verger-worker", "db": "admin"}]
+        root["$external"].command({"createUser": for_mongo.subject, "roles": roles})
+    store = MongoStore(secured.mongo.url_with_certificate(tlsCertificateKeyFile=str(for_mongo.both)), "verger")
+    bare = MongoStore(secured.mongo.url_with_certificate(), "verger")
+    amqp_url = secured.rabbit.url_of("verger-worker", certfile=str(for_rabbit.file), keyfile=str(for_rabbit.key))
+    broker = RabbitBroker(amqp_url, Names("verger"), SystemClock())
+    try:
+        await store.open()
+        assert await store.tasks.get("no such") is None
+        with pytest.raises(ConfigError, match="denies access"):
+            await bare.open()
+        await broker.open(TYPES)
+        subjects = await secured.rabbit.ctl("list_connections", "peer_cert_subject")
+    finally:
+        await store.close()
+        await bare.close()
+        await broker.close()
+
+    assert for_rabbit.subject in subjects
 
 
 async def test_a_wrong_password_is_told_without_showing_it(secured: Secured) -> None:
