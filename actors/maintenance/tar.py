@@ -14,6 +14,8 @@ _LARGEST_EXTRA = 64 * 1024
 """Bytes of a header before the header: room for any path that a system takes."""
 _EXTRA = (tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 _NEVER = (tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_SPARSE)
+_LARGEST = 2**63
+"""Bytes of a file: none is as long, but a header may say so."""
 _FURTHEST = 10**11
 """Seconds from 1970, either way: more than three thousand years."""
 
@@ -59,8 +61,13 @@ def entries(stream: io.BufferedIOBase) -> Iterator[tuple[tarfile.TarInfo, tarfil
         with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Entry, encoding="utf-8", errors="surrogateescape") as tar:
             for entry in tar:
                 tar.members = []  # type: ignore[attr-defined]  # it would remember every one
-                if entry.issparse() or entry.size < 0 or not -_FURTHEST < entry.mtime < _FURTHEST:
+                possible = 0 <= entry.size < _LARGEST and -_FURTHEST < entry.mtime < _FURTHEST
+                if entry.issparse() or not possible:
                     raise tarfile.ReadError(f"{entry.name[:200]!r} is sparse, or of an impossible size or time")
+                # Headers before the header may say one size for the content and another for the way to the next header:
+                # the library would look for that behind the end of the tar, for years.
+                if entry.isreg() and tar.offset - entry.offset_data != entry.size + -entry.size % tarfile.BLOCKSIZE:
+                    raise tarfile.ReadError(f"{entry.name[:200]!r} has two sizes")
                 yield entry, cast("tarfile.ExFileObject | None", tar.extractfile(entry) if entry.isreg() else None)
     except RecursionError:
         raise tarfile.ReadError("a header stands before a header before a header, and so on") from None

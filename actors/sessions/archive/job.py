@@ -340,7 +340,7 @@ class _Run:
             archive=str(period),
             members=packed.members,
             bytes=packed.bytes,
-            merged=merged or None,
+            merged=merged,
         )
 
     async def _advance(self, size: int) -> None:

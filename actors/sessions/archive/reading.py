@@ -63,6 +63,8 @@ class Reading:
         """SHA-256 of ``SHA256SUMS``."""
         self._all = sha256()
         self._last: Place | None = None
+        self._number = 0
+        """How many contents of that place there have been."""
 
     def files(self) -> Generator[ArchivedFile, None, None]:
         """Every member.
@@ -89,14 +91,15 @@ class Reading:
     def _member(self, entry: tarfile.TarInfo, content: Readable) -> Iterator[ArchivedFile]:
         parts = inside(entry)
         place = place_of(parts) if parts is not None else None
-        if parts is None or place is None or (self._last is not None and place < self._last):
+        number = self._number + 1 if place == self._last else 1
+        name = "/".join(parts or ())
+        if place is None or (self._last is not None and place < self._last) or name != place.member(number):
             raise self._damaged(f"{entry.name[:200]!r} is no member of an archive, or not in its place")
-        name = "/".join(parts)
         hashed = _Hashed(self, content)
         yield ArchivedFile(name, place, entry.size, entry.mode & PERMISSIONS, mtime_ns(entry), hashed, self._spool)
         for _ in pieces(hashed, entry.size):
             pass
-        self._last = place
+        self._last, self._number = place, number
         self.members += 1
         self._all.update(sum_line(hashed.digest.hexdigest(), name))
 

@@ -34,6 +34,7 @@ from actors import Context, actor
 from actors.sessions.backup.filling import Source
 from actors.sessions.backup.manifest import Backup, BackupDamaged, Manifest, Targets, new_id
 from actors.sessions.backup.members import Draft
+from actors.sessions.backup.names import names_database
 from actors.sessions.backup.shelf import Shelf, covered, superfluous
 from actors.sessions.backup.space import check_space
 from actors.sessions.backup.verify import verify_members
@@ -70,7 +71,7 @@ class BackupParams(Model):
     @classmethod
     def _named(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
         for name in value or ():
-            if not name or len(name.encode()) > 63 or any(letter in name for letter in '/\\. "$\0'):
+            if not names_database(name):
                 raise ValueError(f"{name!r} is not the name of a MongoDB database")
         return value
 

@@ -15,9 +15,9 @@ import os
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from actors.maintenance.blocking import open_below
 from schemas.base import Instant, Model
@@ -30,6 +30,8 @@ COMPRESSED = ".xz"
 _LARGEST_MANIFEST = 256 * 1024 * 1024
 
 Kind = Literal["collection", "metadata", "sqlite", "directory"]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+"""Of bytes, too: JSON knows longer numbers than anything can be counted in."""
 
 
 class BackupDamaged(VergerError):
@@ -44,14 +46,14 @@ class Member(Model):
     kind: Kind
     source: str
     """``<database>.<collection>``, or the path of the file or folder."""
-    bytes: int
+    bytes: Count
     """Before compression, as ``sha256``."""
     sha256: str
-    file_bytes: int
+    file_bytes: Count
     file_sha256: str
-    documents: int | None = None
+    documents: Count | None = None
     """Of a collection."""
-    entries: int | None = None
+    entries: Count | None = None
     """Files and folders in a directory."""
     linked_from: str | None = None
     """The backup whose file it shares."""
@@ -87,7 +89,7 @@ class Snapshot(Model):
 class CollectionEntry(Model):
     name: str
     type: Literal["collection", "view", "timeseries"] = "collection"
-    documents: int = 0
+    documents: Count = 0
     at_snapshot: bool = True
     data: str | None = None
     """The member that holds the documents; a view has none."""

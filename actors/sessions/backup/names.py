@@ -1,4 +1,4 @@
-"""File names for what has hostile names: collections, and paths of files and folders."""
+"""File names for what has hostile names: collections, and paths of files and folders; and names of databases."""
 
 import base64
 import hashlib
@@ -7,6 +7,12 @@ from urllib.parse import quote
 LONGEST = 238
 """With the longest suffix it stays below the 255 bytes that file systems allow."""
 _KEPT = 208
+
+
+def names_database(name: str) -> bool:
+    """Whether a MongoDB database can be called so."""
+    raw = name.encode(errors="replace")
+    return 0 < len(raw) <= 63 and raw.decode() == name and not set(name) & set('/\\. "$\0')
 
 
 def escape(name: str) -> str:

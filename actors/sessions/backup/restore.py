@@ -4,7 +4,9 @@ import lzma
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import bson
 from bson import Timestamp, json_util
+from bson.errors import BSONError
 from bson.raw_bson import RawBSONDocument
 from pymongo.errors import OperationFailure, PyMongoError
 
@@ -12,12 +14,15 @@ from actors.maintenance.blocking import Advance, in_thread
 from actors.maintenance.database import Client, Database, Document
 from actors.sessions.backup.manifest import Backup, BackupDamaged, CollectionEntry, DatabaseEntry, Member
 from actors.sessions.backup.mongodb import BUCKETS, JSON, NAMESPACE_NOT_FOUND, RAW, list_collections
+from actors.sessions.backup.names import names_database
 from actors.sessions.backup.verify import Splitter, contents, verify_members
-from service.errors import Conflict, NotFound, StoreUnavailable, VergerError
+from service.errors import Conflict, InvalidInput, NotFound, StoreUnavailable, VergerError
 
 BATCH_BYTES = 8 * 1024 * 1024
 """Of documents in one insert; one alone may have 16 MiB."""
 BATCH_DOCUMENTS = 10_000
+MOST_METADATA = 64 * 1024 * 1024
+"""Bytes of options and indexes, which are read into memory: far more than any collection has."""
 SERVERS_OWN = frozenset({"admin", "local", "config"})
 DURABLE = {"w": "majority"}
 _NO_TIME = Timestamp(0, 0)
@@ -50,6 +55,7 @@ async def restore_database(
 
     Raises:
         NotFound: the backup does not hold that database.
+        InvalidInput: no database can be called ``into``.
         Conflict: ``into`` is not empty and ``force`` is not set, or it is one of the server's own.
         BackupDamaged: a member is not what was written.
         StoreUnavailable: the server does not answer; nothing was changed.
@@ -59,6 +65,8 @@ async def restore_database(
     if found is None:
         held = ", ".join(each.name for each in backup.manifest.databases) or "none"
         raise NotFound(f"backup {backup.manifest.id} holds no database {name!r}; it holds {held}")
+    if not names_database(into):
+        raise InvalidInput("into", into, "is not the name of a MongoDB database", "choose another one")
     if into in SERVERS_OWN:
         raise Conflict(f"{into!r} belongs to the server; restore into another database")
     target = client[into]
@@ -74,6 +82,8 @@ async def restore_database(
     if problems:
         listed = "; ".join(f"{problem.file}: {problem.problem}" for problem in problems[:10])
         raise BackupDamaged(f"backup {backup.manifest.id} is damaged, nothing was restored: {listed}")
+    for entry in found.collections:
+        await in_thread(_metadata, backup, entry)
     try:
         if existing:
             await client.drop_database(into)
@@ -91,6 +101,24 @@ def _members(backup: Backup, database: DatabaseEntry) -> list[Member]:
     return [backup.manifest.member(file) for file in files]
 
 
+def _metadata(backup: Backup, entry: CollectionEntry) -> Document:
+    """Options and indexes of a collection, in a form that the server can be told. Raises BackupDamaged."""
+    member = backup.manifest.member(entry.metadata)
+    if member.bytes > MOST_METADATA:
+        raise BackupDamaged(f"{member.file} has more than {MOST_METADATA} bytes")
+    text = b"".join(contents(backup.folder, member))
+    try:
+        metadata: Document = json_util.loads(text.decode(), json_options=JSON)
+        bson.encode(metadata)
+        options, indexes = metadata["options"], metadata["indexes"]
+        if not (isinstance(options, dict) and all(isinstance(index["name"], str) for index in indexes)):
+            raise TypeError("options or indexes of another kind")
+    except Exception as error:  # extended JSON that is none raises whatever its parts raise
+        problem = f"{type(error).__name__}: {error}"[:300]
+        raise BackupDamaged(f"{member.file} does not say how the collection is made: {problem}") from error
+    return metadata
+
+
 class _Restore:
     def __init__(self, backup: Backup, database: DatabaseEntry, target: Database, advance: Advance) -> None:
         self._backup, self._database, self._target = backup, database, target
@@ -103,19 +131,13 @@ class _Restore:
         return self._restored
 
     async def _collection(self, entry: CollectionEntry) -> None:
-        metadata = await in_thread(self._metadata, entry)
+        metadata = await in_thread(_metadata, self._backup, entry)
         await self._create(entry.name, metadata["options"])
         if entry.data is not None:
             await self._documents(entry, self._backup.manifest.member(entry.data))
         # After the documents: to build an index once is cheaper than to keep it up to date.
         await self._indexes(entry.name, metadata["indexes"])
         self._restored.collections += 1
-
-    def _metadata(self, entry: CollectionEntry) -> Document:
-        member = self._backup.manifest.member(entry.metadata)
-        text = b"".join(contents(self._backup.folder, member)).decode()
-        metadata: Document = json_util.loads(text, json_options=JSON)
-        return metadata
 
     async def _create(self, name: str, options: Document) -> None:
         # The server lists an option that it does not take back as it says it.
@@ -132,7 +154,7 @@ class _Restore:
                 self._restored.documents += len(batch)
                 self._restored.bytes += size
                 await self._advance(size)
-        except lzma.LZMAError as error:
+        except (lzma.LZMAError, BSONError) as error:
             raise BackupDamaged(f"{member.file}: {error}") from error
         count = await self._count(name)
         if count != entry.documents:
@@ -197,6 +219,7 @@ def _has_empty_timestamp(document: RawBSONDocument) -> bool:
     return (
         bytes(8) in document.raw
         and b"\x11" in document.raw
+        and "_id" in document  # else the server gives it one
         and any(value == _NO_TIME for key, value in document.items() if key != "_id")
     )
 

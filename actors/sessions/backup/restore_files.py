@@ -87,7 +87,7 @@ def _unpack(folder: Path, member: Member, into: Path) -> Steps[int]:
     draft = _draft(into)
     draft.mkdir(mode=0o700)
     files = 0
-    folders: list[tuple[Path, tarfile.TarInfo]] = []
+    folders: list[tuple[Path, int, float]] = []  # no more of an entry: its headers may be long
     try:
         stream = io.BufferedReader(PieceStream(contents(folder, member)), STEP_BYTES)
         for entry, content in entries(stream):
@@ -97,7 +97,7 @@ def _unpack(folder: Path, member: Member, into: Path) -> Steps[int]:
             path = draft.joinpath(*parts)
             if content is None:
                 path.mkdir(mode=0o700)
-                folders.append((path, entry))
+                folders.append((path, entry.mode & PERMISSIONS, entry.mtime))
                 continue
             with path.open("xb") as out:
                 while piece := content.read(STEP_BYTES):
@@ -107,9 +107,9 @@ def _unpack(folder: Path, member: Member, into: Path) -> Steps[int]:
             os.utime(path, (entry.mtime, entry.mtime))
             files += 1
         # At the end, innermost first: a read-only folder takes no files, and each file moves its folder's time.
-        for path, entry in reversed(folders):
-            path.chmod(entry.mode & PERMISSIONS)
-            os.utime(path, (entry.mtime, entry.mtime))
+        for path, mode, mtime in reversed(folders):
+            path.chmod(mode)
+            os.utime(path, (mtime, mtime))
         draft.rename(into)
     except tarfile.TarError as error:
         raise BackupDamaged(f"{member.file} is no tar: {error}") from error

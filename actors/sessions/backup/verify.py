@@ -147,6 +147,8 @@ class Splitter:
                 raise _Wrong(f"a document claims to have {length} bytes")
             if at + length > len(data):
                 break
+            if data[at + length - 1]:
+                raise _Wrong(f"a document of {length} bytes does not end there")
             yield data[at : at + length]
             at += length
         self.rest = data[at:]

@@ -136,6 +136,19 @@ def test_members_that_are_not_in_their_order_are_refused(tmp_path: Path) -> None
         drain(read_back(tmp_path / "unsorted"))
 
 
+@pytest.mark.parametrize(
+    "names",
+    [(f"{DAY}/a", f"{DAY}/a"), (f"{DAY}.2/a",), (f"{DAY}/a", f"{DAY}.3/a"), (f"{DAY}/a", f"{DAY}.2/b")],
+    ids=str,
+)
+def test_contents_of_a_place_that_are_not_counted_from_one_are_refused(tmp_path: Path, names: tuple[str, ...]) -> None:
+    """Two of one name would be in order for whoever reads them, and could never be extracted."""
+    made(tmp_path / "archive", *names)
+
+    with pytest.raises(ArchiveDamaged, match="not in its place"):
+        drain(read_back(tmp_path / "archive"))
+
+
 def test_extraction_takes_what_matches_and_never_writes_over_anything(archive: Path, tmp_path: Path) -> None:
     found = drain(extract(archive, tmp_path / "deep" / "into", "*/b"))
 

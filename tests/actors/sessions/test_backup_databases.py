@@ -1,6 +1,7 @@
 """sessions.backup of MongoDB: what is restored is what was there."""
 
 import asyncio
+import hashlib
 import json
 import lzma
 from pathlib import Path
@@ -15,11 +16,20 @@ from actors.maintenance.database import Client, Database
 from actors.sessions import back_up
 from actors.sessions.backup import mongodb, restore as restoring
 from actors.sessions.backup.job import BackupParams, shelf_folder
-from actors.sessions.backup.manifest import Backup, BackupDamaged
+from actors.sessions.backup.manifest import (
+    MANIFEST,
+    SUMS,
+    Backup,
+    BackupDamaged,
+    CollectionEntry,
+    Member,
+    read_backup,
+    write_manifest,
+)
 from actors.sessions.backup.members import Draft
 from actors.sessions.backup.restore import Restored, RestoreFailed, restore_database
 from actors.sessions.backup.shelf import LATEST, Shelf
-from service.errors import Conflict, NotFound
+from service.errors import Conflict, InvalidInput, NotFound
 from tests.actors.sessions.double import Double
 from tests.actors.sessions.zoo import HOSTILE, fill, look
 
@@ -279,6 +289,113 @@ async def test_a_damaged_backup_is_found_before_anything_is_dropped(
     assert await memory.notes.count_documents({}) == 100
 
 
+def replaced(backup: Backup, kind: str, content: bytes, documents: int | None = None) -> Backup:
+    """The same backup with another content of its only member of this kind, in order by all its sums."""
+
+    def counted(entry: CollectionEntry) -> CollectionEntry:
+        return entry if documents is None else entry.model_copy(update={"documents": documents})
+
+    def written(member: Member) -> Member:
+        if member.kind != kind:
+            return member
+        stored = lzma.compress(content) if member.compressed else content
+        (backup.folder / member.file).write_bytes(stored)
+        said = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest(), "documents": documents}
+        stored_said = {"file_bytes": len(stored), "file_sha256": hashlib.sha256(stored).hexdigest()}
+        return member.model_copy(update=said | stored_said)
+
+    [database] = backup.manifest.databases
+    database = database.model_copy(update={"collections": tuple(map(counted, database.collections))})
+    members = tuple(map(written, backup.manifest.members))
+    for name in (MANIFEST, SUMS):
+        (backup.folder / name).unlink()
+    write_manifest(backup.folder, backup.manifest.model_copy(update={"members": members, "databases": (database,)}))
+    return read_backup(backup.folder)
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        b"",
+        b"\xff",
+        b"null",
+        b"{}",
+        b"[" * 100_000,
+        b'{"options": [], "indexes": []}',
+        b'{"options": {}, "indexes": null}',
+        b'{"options": {}, "indexes": [{"key": {"a": 1}}]}',
+        b'{"options": {"a": {"$oid": "x"}}, "indexes": []}',
+        b'{"options": {"a": {"$binary": 1}}, "indexes": []}',
+        b'{"options": {"a": {"$numberDecimal": "x"}}, "indexes": []}',
+        b'{"options": {"a": 9223372036854775808}, "indexes": []}',
+        b'{"options": {"\\u0000": 1}, "indexes": []}',
+        b'{"options": {"a": "\\ud800"}, "indexes": []}',
+    ],
+    ids=lambda metadata: repr(metadata[:50]),
+)
+async def test_options_that_no_server_can_be_told_are_found_before_anything_is_dropped(
+    context: Double, shelf: Shelf, client: Client, memory: Database, metadata: bytes
+) -> None:
+    await memory.notes.insert_one({"_id": 1})
+    backup = replaced(await made(context, shelf, memory.name), "metadata", metadata)
+
+    with pytest.raises(BackupDamaged, match=r"notes\.metadata\.json does not say how the collection is made"):
+        await restored(backup, client, memory.name, memory.name, force=True)
+
+    assert await memory.notes.count_documents({}) == 1
+
+
+async def test_options_that_would_fill_the_memory_are_not_read(
+    context: Double, shelf: Shelf, client: Client, memory: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await memory.notes.insert_one({"_id": 1})
+    backup = await made(context, shelf, memory.name)
+    monkeypatch.setattr(restoring, "MOST_METADATA", 50)
+
+    with pytest.raises(BackupDamaged, match=r"notes\.metadata\.json has more than 50 bytes"):
+        await restored(backup, client, memory.name, memory.name, force=True)
+
+    assert await memory.notes.count_documents({}) == 1
+
+
+async def test_a_document_that_does_not_end_where_it_says_is_found_before_anything_is_dropped(
+    context: Double, shelf: Shelf, client: Client, memory: Database
+) -> None:
+    await memory.notes.insert_one({"_id": 1})
+    content = bson.encode({"_id": 1})[:-1] + b"x"
+    backup = replaced(await made(context, shelf, memory.name), "collection", content, documents=1)
+
+    with pytest.raises(BackupDamaged, match=r"nothing was restored.*does not end there"):
+        await restored(backup, client, memory.name, memory.name, force=True)
+
+    assert await memory.notes.count_documents({}) == 1
+
+
+async def test_a_document_that_is_none_inside_is_damage(
+    context: Double, shelf: Shelf, client: Client, memory: Database
+) -> None:
+    content = bson.encode({"_id": 1, "a": bson.Timestamp(0, 0), "b": "text"}).replace(b"\x02b", b"\x7eb")
+    await memory.notes.insert_one({"_id": 1})
+    backup = replaced(await made(context, shelf, memory.name), "collection", content, documents=1)
+
+    with pytest.raises(BackupDamaged, match=r"notes\.bson\.xz"):
+        await restored(backup, client, memory.name, f"{memory.name}_restored")
+
+
+async def test_a_document_without_an_id_is_given_one(
+    context: Double, shelf: Shelf, client: Client, memory: Database
+) -> None:
+    await memory.notes.insert_one({"_id": 1})
+    content = bson.encode({"a": bson.Timestamp(0, 0)})
+    backup = replaced(await made(context, shelf, memory.name), "collection", content, documents=1)
+
+    counts = await restored(backup, client, memory.name, f"{memory.name}_restored")
+
+    assert (
+        counts.documents == await client[f"{memory.name}_restored"].notes.count_documents({"_id": {"$ne": None}}) == 1
+    )
+
+
 async def test_what_the_backup_does_not_hold_cannot_be_restored(
     context: Double, shelf: Shelf, client: Client, memory: Database
 ) -> None:
@@ -303,7 +420,20 @@ async def test_a_restore_that_the_server_refuses_says_that_it_is_incomplete(
         await restored(backup, client, memory.name, f"{memory.name}_restored")
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "a.b", "a b", "$a", "a" * 64, "a\0"])
+WRONG_NAMES = ["", "a/b", "a.b", "a b", "$a", "a" * 64, "é" * 32, "a\0", "\udcff"]
+
+
+@pytest.mark.parametrize("name", WRONG_NAMES, ids=ascii)
+async def test_a_name_that_no_database_has_cannot_be_restored_into(
+    context: Double, shelf: Shelf, client: Client, memory: Database, name: str
+) -> None:
+    backup = await made(context, shelf, memory.name)
+
+    with pytest.raises(InvalidInput, match="is not the name of a MongoDB database"):
+        await restored(backup, client, memory.name, name, force=True)
+
+
+@pytest.mark.parametrize("name", WRONG_NAMES[:-1], ids=ascii)
 def test_names_that_no_database_has_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match="is not the name of a MongoDB database"):
         BackupParams(databases=(name,))

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 import lzma
 import os
 import shutil
@@ -269,6 +270,23 @@ async def test_a_manifest_that_points_outside_is_refused(context: Double, shelf:
 
     with pytest.raises(ValueError, match="not a path inside"):
         Manifest.model_validate(backup.manifest.model_dump() | {"members": [member]})
+
+
+@pytest.mark.parametrize("field", ["bytes", "file_bytes", "documents", "entries"])
+@pytest.mark.parametrize("number", [-1, 2**63, 10**400], ids=["-1", "2**63", "10**400"])
+async def test_a_manifest_counts_no_more_than_there_can_be(
+    context: Double, shelf: Shelf, notes: Path, field: str, number: int
+) -> None:
+    await run(context, directories=(notes,))
+    backup = await shelf.get(LATEST)
+    member = backup.manifest.members[0].model_dump() | {field: number}
+    manifest = json.dumps(backup.manifest.model_dump(mode="json") | {"members": [member]}).encode()
+    (backup.folder / MANIFEST).write_bytes(manifest)
+    sums = f"{member['file_sha256']}  {member['file']}\n{hashlib.sha256(manifest).hexdigest()}  {MANIFEST}\n"
+    (backup.folder / SUMS).write_text(sums)
+
+    with pytest.raises(BackupDamaged, match="its manifest is wrong"):
+        read_backup(backup.folder)
 
 
 async def test_what_was_written_wrong_is_not_published(
