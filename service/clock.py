@@ -9,6 +9,18 @@ from schemas.base import to_instant
 
 SLOW_SECONDS = 1.0
 """An answer that took longer does not move the clock."""
+_UPTIME: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC_RAW)
+"""Linux stops its monotonic clocks while the machine is suspended, and has one that goes on; those of macOS go on."""
+
+
+def uptime() -> float:
+    """Seconds since some moment, also those for which the machine was suspended; never goes back."""
+    return time.clock_gettime(_UPTIME)
+
+
+def suspended() -> float:
+    """For how many seconds the machine has been suspended, plus a constant: what grows was a suspension."""
+    return uptime() - time.monotonic()
 
 
 class Clock(Protocol):
@@ -20,7 +32,7 @@ class Clock(Protocol):
 
     @abstractmethod
     def monotonic(self) -> float:
-        """Seconds since some moment; never goes back."""
+        """Seconds since some moment, also those for which the machine was suspended; never goes back."""
 
 
 class SystemClock(Clock):
@@ -30,18 +42,19 @@ class SystemClock(Clock):
         return to_instant(datetime.now(UTC))
 
     def monotonic(self) -> float:
-        return time.monotonic()
+        return uptime()
 
 
 class StoreClock(Clock):
     """The store's time, carried forward by this machine's monotonic clock between two looks at the server.
 
-    A worker whose own clock is ten minutes wrong decides like every other; until the first look it is the system clock.
+    A worker whose own clock is ten minutes wrong decides like every other, and so does one whose machine was suspended;
+    until the first look it is the system clock.
     """
 
     def __init__(self) -> None:
         # One tuple, so that a heartbeat's thread replaces both halves at once.
-        self._anchor = (datetime.now(UTC), time.monotonic())
+        self._anchor = (datetime.now(UTC), uptime())
         self._set = False
         self.offset = timedelta()
         """The store's time minus this machine's, at the last look."""
@@ -60,10 +73,10 @@ class StoreClock(Clock):
 
     def _exactly(self) -> datetime:
         anchor, at = self._anchor
-        return anchor + timedelta(seconds=time.monotonic() - at)
+        return anchor + timedelta(seconds=uptime() - at)
 
     def now(self) -> datetime:
         return to_instant(self._exactly())
 
     def monotonic(self) -> float:
-        return time.monotonic()
+        return uptime()

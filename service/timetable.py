@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any, TypeVar
 
 from schemas.schedule import Schedule, ScheduleEntry, ScheduleFile
@@ -14,7 +15,7 @@ from service.clock import Clock
 from service.errors import Conflict, InvalidSchedule, NotFound, Outdated
 from service.schedule_entry import SPANS, Rules, next_fire, to_schedule
 from service.schedule_file import patched, place_of, to_file
-from service.store.port import Schedules
+from service.store.port import Edit, Schedules
 
 T = TypeVar("T")
 
@@ -34,16 +35,11 @@ _SETTABLE = (
     *SPANS,
 )
 """What an entry says of a schedule, beside its id."""
-_TIMING = frozenset({"schedule", "timezone", "enabled"})
-"""A change of these computes the next fire anew; any other keeps it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
-    """An edit of one schedule; both are the same where it changes nothing."""
-
-    before: Schedule
-    after: Schedule
+class Change(Edit):
+    """An edit that says what it changes."""
 
     @property
     def fields(self) -> dict[str, tuple[Any, Any]]:
@@ -93,11 +89,10 @@ def edited(before: Schedule, wanted: Schedule, now: datetime) -> Schedule:
     The next fire is that of ``wanted`` if its times changed, else it stays. The source stays: whose it is was said when
     it was created.
     """
-    differences = _differences(before, wanted)
-    if not differences:
+    if not _differences(before, wanted):
         return before
     changes: dict[str, Any] = {name: getattr(wanted, name) for name in _SETTABLE}
-    if not _TIMING.isdisjoint(differences):
+    if Edit(before, wanted).times_changed:
         changes["next_fire_at"] = wanted.next_fire_at
     if wanted.enabled != before.enabled:
         changes["resumed_at" if wanted.enabled else "paused_at"] = now
@@ -145,6 +140,17 @@ def plan(
     whole = revision is not None
     delete = [schedule for schedule in known.values() if whole or (prune and schedule.source == source)]
     return Plan(tuple(create), tuple(update), tuple(delete), tuple(unchanged), revision)
+
+
+def unfired(after: Schedule, present: Schedule, now: datetime) -> datetime | None:
+    """The next fire of ``after``, or the one that follows where ``present`` may have fired it already.
+
+    A one-shot whose time has come meanwhile is late, and not lost.
+    """
+    due = after.next_fire_at
+    if due is None or (present.next_fire_at is not None and due >= present.next_fire_at):
+        return due
+    return next_fire(after.schedule, after.timezone, after.enabled, now) or due
 
 
 def paused(schedule: Schedule, now: datetime) -> Schedule:
@@ -228,7 +234,7 @@ class Timetable:
                 await self.apply(made)
             return made
 
-        return await _insist(attempt, _SET_CHANGED, revision)
+        return await _insist(attempt)
 
     async def whole(self) -> tuple[int, list[Schedule]]:
         """All schedules by id, and the revision of the set: no change of it since goes unseen."""
@@ -236,13 +242,20 @@ class Timetable:
         return revision, await self._schedules.all()
 
     async def apply(self, plan: Plan) -> None:
-        """Write it, all or nothing. Raises Conflict if a schedule was changed since the plan was made; or any other
-        where the plan replaces the whole set."""
+        """Write it, all or nothing. What has fired since the plan was made is no conflict: no instant comes again.
+
+        Raises Conflict if a schedule was changed since the plan was made; or any other where the plan replaces the
+        whole set.
+        """
         if plan.empty:
             return
-        put = [*plan.create, *(change.after for change in plan.update)]
-        await self._schedules.write(put, plan.delete, revision=plan.revision)
+        edits = [Edit(change.before, change.after, partial(self._after_a_fire, change.after)) for change in plan.update]
+        await self._schedules.write(plan.create, edits, plan.delete, revision=plan.revision)
         await self._client.schedules_changed()
+
+    def _after_a_fire(self, after: Schedule, present: Schedule) -> Schedule:
+        """``after``, where ``present`` has fired since it was made."""
+        return after.model_copy(update={"next_fire_at": unfired(after, present, self._clock.now())})
 
     async def set_enabled(self, schedule_id: str, enabled: bool, *, revision: int | None = None) -> Change:
         """Pause or resume; as ``edit``."""
@@ -286,20 +299,20 @@ class Timetable:
 
         async def attempt() -> Schedule:
             before = await self._seen(schedule_id, revision)
-            await self._schedules.write([], [before])
+            await self._schedules.write(delete=[before])
             await self._client.schedules_changed()
             return before
 
-        return await _insist(attempt, _changed(schedule_id), revision)
+        return await _insist(attempt)
 
     async def edit(
         self, schedule_id: str, change: Callable[[Schedule, datetime], Schedule], *, revision: int | None = None
     ) -> Change:
-        """Write what ``change`` makes of it; trying again if somebody was quicker, unless ``revision`` is given.
+        """Write what ``change`` makes of it; trying again if somebody was quicker, or it fired meanwhile.
 
         Raises:
             NotFound: there is none.
-            Outdated: its revision is not the given one.
+            Outdated: its revision is not the given one, or no longer.
             Conflict: others keep changing it.
         """
 
@@ -308,11 +321,11 @@ class Timetable:
             after = change(before, self._clock.now())
             if after is before:
                 return Change(before, before)
-            await self._schedules.write([after])
+            await self._schedules.write(edit=[Edit(before, after, lambda now: change(now, self._clock.now()))])
             await self._client.schedules_changed()
             return Change(before, await self.get(schedule_id))
 
-        return await _insist(attempt, _changed(schedule_id), revision)
+        return await _insist(attempt)
 
     async def _seen(self, schedule_id: str, revision: int | None) -> Schedule:
         schedule = await self.get(schedule_id)
@@ -321,13 +334,8 @@ class Timetable:
         return schedule
 
 
-async def _insist(attempt: Callable[[], Awaitable[T]], changed: str, revision: int | None) -> T:
-    """Until nobody is quicker; but once only for a caller who named what he has seen."""
-    if revision is not None:
-        try:
-            return await attempt()
-        except Conflict as error:
-            raise Outdated(changed) from error
+async def _insist(attempt: Callable[[], Awaitable[T]]) -> T:
+    """Until nobody is quicker: another editor, or a fire. An attempt looks at the present state first."""
     for _ in range(REPEATS - 1):
         with suppress(Conflict):
             return await attempt()

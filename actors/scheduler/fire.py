@@ -29,6 +29,8 @@ FIRING_SECONDS = 5.0
 """An open fire older than this changes hands; whoever held it as long writes nothing more for it (P18)."""
 MOST = 200
 """How many schedules fire in one batch: while one scheduler publishes its batch, another has the next."""
+TAKEN_TOGETHER = 20
+"""How many open fires are taken over at once: what one lost reply has left open keeps the others waiting."""
 
 
 class Fire(Duty):
@@ -94,20 +96,27 @@ class Fire(Duty):
         now = self._store.clock.now()
         patience = timedelta(seconds=FIRING_SECONDS)
         soonest: datetime | None = None
+        left: list[Schedule] = []
         for schedule in await self._store.schedules.open_fires():
             assert schedule.firing is not None
             stale_at = schedule.firing.at + patience
             if stale_at > now:
                 soonest = min(soonest or stale_at, stale_at)
-                continue
+            else:
+                left.append(schedule)
+        for first in range(0, len(left), TAKEN_TOGETHER):
             begun = self._store.clock.monotonic()
-            mine = await self._store.schedules.take_over(schedule, self._worker)
-            if mine is not None:
-                log.warning(
-                    LogEvent.FIRE_TAKEN_OVER, schedule_id=schedule.id, by=self._worker, left_by=schedule.firing.by
-                )
-                await self._finish([mine], begun)
+            some = left[first : first + TAKEN_TOGETHER]
+            taken = await asyncio.gather(*(self._take_over(schedule) for schedule in some))
+            await self._finish([mine for mine in taken if mine is not None], begun)
         return soonest
+
+    async def _take_over(self, schedule: Schedule) -> Schedule | None:
+        mine = await self._store.schedules.take_over(schedule, self._worker)
+        if mine is not None:
+            assert schedule.firing is not None
+            log.warning(LogEvent.FIRE_TAKEN_OVER, schedule_id=schedule.id, by=self._worker, left_by=schedule.firing.by)
+        return mine
 
     async def _finish(self, held: Sequence[Schedule], begun: float) -> None:
         """Insert, publish, clear. Too late, or the store gone: left to take-over."""
@@ -119,7 +128,7 @@ class Fire(Duty):
                 now = self._store.clock.now()
                 tasks = [self._task(schedule, now) for schedule in held]
                 # A duplicate id is a no-op, a taken live key is the overlap skip; a fire never asks for once more.
-                answers = await self._store.tasks.create(tasks, ask_again=False)
+                answers = await self._store.tasks.create(tasks, ask_again=False, repeat=False)
                 fresh = [answer.task for answer in answers if answer.created or _waits(answer)]
                 await self._broker.publish([for_stored(task, now) for task in fresh])
                 published_at = self._store.clock.now()

@@ -10,6 +10,7 @@ from actors.scheduler.duty import NAP, Duty, until
 from schemas.event import Event, EventName
 from schemas.task import Task, TaskStatus
 from service.broker.port import Broker
+from service.clock import suspended
 from service.envelope import dead_letter, for_stored
 from service.log_events import LogEvent
 from service.metrics import Metrics
@@ -25,12 +26,13 @@ AT_ONCE = 8
 MARGIN = timedelta(seconds=2)
 """Beyond one heartbeat: how long healthy workers get to renew after an outage."""
 SLOW_SECONDS = 1.0
-"""An answer that took so long hid an outage: the driver repeats reads by itself."""
+"""An answer that took so long hid an outage, for the driver repeats reads by itself; or a suspension."""
 
 
 class Rescue(Duty):
-    """It waits one heartbeat and a margin after its start, and after the first success that follows a store error:
-    in an outage healthy workers could not renew, and their runs must not be doubled."""
+    """It waits one heartbeat and a margin after its start, and after the first success that follows a store error, a
+    suspension of the machine, with which workers and store may have slept, or a jump of the store's clock: meanwhile
+    healthy workers could not renew, and their runs must not be doubled."""
 
     name = "rescue"
 
@@ -38,6 +40,7 @@ class Rescue(Duty):
         self._store, self._broker, self._metrics = store, broker, metrics
         self._stale_after, self._wait = settings.stale_claim_timeout, settings.heartbeat + MARGIN
         self._failed = False
+        self._seen = self._clocks()
         self._ready_at = store.clock.monotonic() + self._wait.total_seconds()
 
     def outage(self) -> None:
@@ -45,8 +48,10 @@ class Rescue(Duty):
 
     async def tick(self) -> timedelta:
         begun = self._store.clock.monotonic()
+        self._failed |= self._jumped()
         if self._failed:
             await self._store.sync_clock()
+            self._jumped()
             # Counted from the first answer, not from the last error.
             self._failed = False
             self._ready_at = self._store.clock.monotonic() + self._wait.total_seconds()
@@ -54,13 +59,24 @@ class Rescue(Duty):
         if left > 0:
             return timedelta(seconds=left)
         stale, next_at = await self._store.upkeep.stale_claims(self._stale_after, BATCH)
-        if self._store.clock.monotonic() - begun > SLOW_SECONDS:
+        if self._jumped() or self._store.clock.monotonic() - begun > SLOW_SECONDS:
             self._failed = True
             return timedelta()
         await self._rescue(stale)
         # A claim made just after this look must not be found later than a look at its own time would find it.
         nap = min(NAP, self._stale_after)
         return until(next_at, self._store.clock.now(), shortest=timedelta(milliseconds=100), nap=nap)
+
+    def _clocks(self) -> tuple[float, float]:
+        """What this machine has slept, and how far the store's clock is from it, each plus a constant."""
+        clock = self._store.clock
+        return suspended(), clock.now().timestamp() - clock.monotonic()
+
+    def _jumped(self) -> bool:
+        """Whether the machine was suspended, or the store's clock went on by itself, since the last look: that of a
+        virtual machine which was paused from outside is set when it runs again."""
+        before, self._seen = self._seen, self._clocks()
+        return any(now - then > SLOW_SECONDS for now, then in zip(self._seen, before, strict=True))
 
     async def adopt(self, dead: Collection[str]) -> int:
         """Rescue the claims of workers that are known to be gone, at once."""

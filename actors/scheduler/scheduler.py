@@ -20,6 +20,8 @@ log = structlog.get_logger()
 FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=0.5), timedelta(seconds=5)
 CLOCK_STEP_SECONDS = 2.0
 AT_ONCE = timedelta(milliseconds=5)
+AT_A_TIME = 3
+"""Runs of a duty as APScheduler counts them: one, one that has just ended, and one that finds it running."""
 
 
 class SchedulerActor(Actor):
@@ -49,9 +51,10 @@ class SchedulerActor(Actor):
             self._next(name, timedelta())
 
     async def run(self) -> None:
-        # The default grace of one second would silently drop a duty that is late.
+        # The default grace of one second would silently drop a duty that is late; so would a limit of one at a time: a
+        # run counts until the loop comes to it, and its next one's timer may be due before.
         scheduler = AsyncIOScheduler(
-            timezone=UTC, job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
+            timezone=UTC, job_defaults={"coalesce": True, "max_instances": AT_A_TIME, "misfire_grace_time": None}
         )
         for name in self._duties:
             scheduler.add_job(
@@ -91,6 +94,9 @@ class SchedulerActor(Actor):
                     self._next(name, timedelta())
 
     async def _tick(self, name: str) -> None:
+        if name in self._running:
+            self._wanted.add(name)
+            return
         tick = asyncio.current_task()
         assert tick is not None
         self._ticks.add(tick)
@@ -128,7 +134,7 @@ class SchedulerActor(Actor):
     def _next(self, name: str, wait: timedelta) -> None:
         """The interval trigger is the longest sleep; this only brings the next run forward.
 
-        Never to this very moment: APScheduler still counts the run that says so, and would skip the next one.
+        Never to this very moment: others have their turn in between.
         """
         if self._scheduler is not None and wait < NAP:
             self._scheduler.modify_job(name, next_run_time=datetime.now(UTC) + max(wait, AT_ONCE))

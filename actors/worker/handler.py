@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -42,6 +42,9 @@ log = structlog.get_logger()
 
 HOLD_SECONDS = 30.0
 """A delivery held longer without a claim is requeued: its id may have run and been pruned meanwhile (P10)."""
+SKEW = timedelta(milliseconds=50)
+"""By how much the clocks of two processes may differ: what is early by less waits here, and not in the ladder."""
+LONG_AGO = datetime.min.replace(tzinfo=UTC)
 SATURATED_SECONDS = 1.0
 """No slot freed for so long: what is buffered goes back, for workers that idle."""
 THREAD_SLOTS = 8
@@ -63,6 +66,8 @@ class _Batch:
     """Deliveries, by what is to be done with them."""
 
     ready: dict[str, tuple[Delivery, Incoming]] = field(default_factory=dict)
+    due: datetime = LONG_AGO
+    """When the last of them is due, at most ``SKEW`` from now."""
     early: list[tuple[Delivery, Incoming]] = field(default_factory=list)
     invalid: list[tuple[Delivery, InvalidMessage | PayloadRefused]] = field(default_factory=list)
     done: list[Delivery] = field(default_factory=list)
@@ -289,7 +294,7 @@ class HandlerActor(Actor):
         except (InvalidMessage, PayloadRefused) as error:
             batch.invalid.append((delivery, error))
             return
-        if incoming.retry_at is not None and incoming.retry_at > now:
+        if incoming.retry_at is not None and incoming.retry_at > now + SKEW:
             batch.early.append((delivery, incoming))
         elif incoming.id in self._runs:
             # Another message for what runs here: relay brings it back if that is not its end (P10).
@@ -298,6 +303,7 @@ class HandlerActor(Actor):
             self._mailbox.put(delivery)
         else:
             batch.ready[incoming.id] = (delivery, incoming)
+            batch.due = max(batch.due, incoming.retry_at or batch.due)
 
     def _held_long(self, delivery: Delivery) -> bool:
         return self._store.clock.monotonic() - delivery.received_at > HOLD_SECONDS
@@ -305,6 +311,9 @@ class HandlerActor(Actor):
     async def _claim(self, consumer: Consumer, batch: "_Batch") -> None:
         if not batch.ready:
             return
+        # Not longer if the store's clock is set back meanwhile: what is not due then, relay brings again.
+        while timedelta() < (early := batch.due - self._store.clock.now()) <= SKEW:
+            await asyncio.sleep(early.total_seconds())
         requests = [ClaimRequest(incoming.id, incoming.record) for _, incoming in batch.ready.values()]
         begun = traces.now_ns() if traces.recording() else None
         token = uuid4().hex

@@ -29,7 +29,7 @@ class Heartbeat:
         runs: Runs,
         interval: timedelta,
         describe: Callable[[], Worker],
-        on_paused: Callable[[Collection[str]], None],
+        on_paused: Callable[[Collection[str], float], None],
         metrics: Metrics,
     ) -> None:
         self._link, self._runs, self._interval = link, runs, interval.total_seconds()
@@ -56,18 +56,20 @@ class Heartbeat:
     async def first(self) -> None:
         """One beat before any work: the worker is known, and the paused types are. If it fails, the link is closed."""
         claims: dict[str, str] = {}
+        asked_at = time.monotonic()
         try:
             reply = await asyncio.to_thread(self._link.beat, Beat(self._describe(), claims, {}))
         except BaseException:
             self._link.close()
             raise
-        self._apply(claims, reply)
+        self._apply(claims, reply, asked_at)
 
     def _beat_for_ever(self) -> None:
         pause = self._interval
         while not self._stop.wait(pause):
+            asked_at = time.monotonic()
             # What is taken up between the two looks is in both, under one token.
-            perhaps, claims = self._runs.perhaps_claimed(), self._runs.claims(time.monotonic())
+            perhaps, claims = self._runs.perhaps_claimed(), self._runs.claims(asked_at)
             with self._lock:
                 markers, self._markers = self._markers, {}
             try:
@@ -85,17 +87,17 @@ class Heartbeat:
                 pause = REPEAT_SECONDS
                 continue
             pause = self._interval
-            self._tell(claims, reply)
+            self._tell(claims, reply, asked_at)
         self._link.close()
 
-    def _tell(self, claims: dict[str, str], reply: BeatReply) -> None:
+    def _tell(self, claims: dict[str, str], reply: BeatReply, asked_at: float) -> None:
         try:
-            self._loop.call_soon_threadsafe(self._apply, claims, reply)
+            self._loop.call_soon_threadsafe(self._apply, claims, reply, asked_at)
         except RuntimeError:
             # The loop is closed: the process is going away.
             self._stop.set()
 
-    def _apply(self, asked: dict[str, str], reply: BeatReply) -> None:
+    def _apply(self, asked: dict[str, str], reply: BeatReply, asked_at: float) -> None:
         """In the loop's thread. A claim that was settled or made anew since the question is not meant; nor is one that
         was under way then: it may have reached the store after the question."""
 
@@ -114,4 +116,4 @@ class Heartbeat:
                 run.cancel_requested = True
                 if task_id in reply.forced:
                     run.stop(Stop.CANCEL)
-        self._on_paused(reply.paused)
+        self._on_paused(reply.paused, asked_at)

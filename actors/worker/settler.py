@@ -25,6 +25,8 @@ log = structlog.get_logger()
 
 MOST = 500
 """How many ends one bulk write takes."""
+EVERY_SECONDS = 0.02
+"""Ends are written at most so often, since a write of twenty costs little more than of one; after a rest, at once."""
 _TAKEN = frozenset({*LogEvent.TASK_FINISHED.fields, "self", "method_name", "event", "level", "timestamp", "logger"})
 _TAKEN |= {"exception", "exc_info", "stack", "stack_info", "traceback"}
 """What a result must not call its numbers in the log: these are of the line, or of the call that writes it."""
@@ -67,12 +69,17 @@ class Settler(Actor):
 
     async def run(self) -> None:
         pause = 0.2
+        loop = asyncio.get_running_loop()
+        next_at = 0.0
         while True:
             if not len(self._mailbox):
                 if self._stopping:
                     return
                 await self._mailbox.wait()
                 continue
+            if (rest := next_at - loop.time()) > 0:
+                await asyncio.sleep(rest)
+            next_at = loop.time() + EVERY_SECONDS
             ends = self._mailbox.take(MOST)
             try:
                 await self._settle(ends)

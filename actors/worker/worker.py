@@ -66,6 +66,8 @@ class Worker:
         self._settler = Settler(store, broker, self.runs, metrics, self.id)
         self._heartbeat: Heartbeat | None = None
         self._paused: Collection[str] = ()
+        self._hinted_at: dict[str, float] = {}
+        """Task type → when the control exchange last told of its pause or its end."""
 
     @property
     def supervisors(self) -> tuple[Supervisor, ...]:
@@ -105,7 +107,7 @@ class Worker:
                 threads=threads,
                 resources=own if handler.internal else resources,
             )
-        self._set_paused(self._paused)
+        self._set_paused(self._paused, time.monotonic())
         heartbeat.start()
         self._settling.start(self._settler)
         for actor in self.handlers.values():
@@ -181,16 +183,20 @@ class Worker:
                         run.stop(Stop.CANCEL)
             case ControlCommand.PAUSE | ControlCommand.RESUME:
                 if actor is not None:
+                    self._hinted_at[actor.handler.task_type] = time.monotonic()
                     actor.set_paused(message.command is ControlCommand.PAUSE)
             case ControlCommand.EVICT:
                 evict(message.cache)
             case ControlCommand.SCHEDULES_CHANGED:
                 pass
 
-    def _set_paused(self, paused: Collection[str]) -> None:
+    def _set_paused(self, paused: Collection[str], asked_at: float) -> None:
+        """What the store answered to a question of then (monotonic). A hint since is younger; the next beat confirms or
+        corrects it."""
         self._paused = paused
         for task_type, actor in self.handlers.items():
-            actor.set_paused(task_type in paused)
+            if self._hinted_at.get(task_type, asked_at) <= asked_at:
+                actor.set_paused(task_type in paused)
 
     def _describe(self) -> WorkerRecord:
         return WorkerRecord(

@@ -9,7 +9,7 @@ that even the reading failed. Instants that order claims come from the store's c
 """
 
 from abc import abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol
@@ -238,11 +238,17 @@ class Tasks(Protocol):
     """Creation, cancellation, replay, and reading."""
 
     @abstractmethod
-    async def create(self, tasks: Sequence[Task], *, ask_again: bool = True, transaction: Any = None) -> list[Created]:
+    async def create(
+        self, tasks: Sequence[Task], *, ask_again: bool = True, repeat: bool = True, transaction: Any = None
+    ) -> list[Created]:
         """Insert pending tasks, answers in order. A known id is a no-op (P4).
 
         A taken live key is noted on its owner: nothing to do if that is pending, ``again`` if it runs and ``ask_again``
         is set; if it ended meanwhile the insert is tried again.
+
+        ``repeat``: whether to insert again while the store is away. A fire does not: the repetition could be refused by
+        a live key, and counted as skipped, and the first try, still under way, be inserted once that is free. Then
+        StoreUnavailable leaves open what was inserted.
 
         ``transaction`` is the caller's own session with an open transaction, of any client: the inserts join it (P16).
         The caller must repeat his transaction after a Conflict (another one created the id or the live key), and after
@@ -463,6 +469,23 @@ class RunEnd:
     duration_ms: int
 
 
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """A schedule as it was read, and as it is to be; both are the same where nothing changes."""
+
+    before: Schedule
+    after: Schedule
+    rebased: Callable[[Schedule], Schedule] | None = None
+    """What it is to be where it has fired since it was read, made of what it is now. None: that is a Conflict."""
+
+    @property
+    def times_changed(self) -> bool:
+        """Whether the next fire is that of ``after``; else it stays."""
+        return any(
+            getattr(self.before, name) != getattr(self.after, name) for name in ("schedule", "timezone", "enabled")
+        )
+
+
 class Schedules(Protocol):
     """Schedules and their fires: any number of schedulers at once."""
 
@@ -479,12 +502,25 @@ class Schedules(Protocol):
 
     @abstractmethod
     async def write(
-        self, put: Sequence[Schedule], delete: Sequence[Schedule] = (), *, revision: int | None = None
+        self,
+        create: Sequence[Schedule] = (),
+        edit: Sequence[Edit] = (),
+        delete: Sequence[Schedule] = (),
+        *,
+        revision: int | None = None,
     ) -> None:
-        """Create or replace by compare-and-set on ``revision`` (0: must not exist), all or nothing.
+        """Create, replace and delete what is as it was read, all or nothing.
 
-        What the engine keeps of a schedule (``firing``, last runs, counts) stays. ``revision``: the whole set is as it
-        was when this was read, also in what is not written here. Raises Conflict.
+        What the engine keeps of a schedule (``firing``, last runs, counts) stays, and so does its next fire, unless the
+        edit changes its times: then none must have begun since it was read, or the edit is rebased. A new schedule has
+        a higher ``revision`` than any that was deleted.
+
+        Args:
+            delete: As read.
+            revision: The whole set is as it was when this was read, also in what is not written here.
+
+        Raises:
+            Conflict: something has changed since; or, of what is to be created, exists.
         """
 
     @abstractmethod

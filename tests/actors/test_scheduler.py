@@ -5,6 +5,7 @@ import time
 from datetime import timedelta
 
 import pytest
+import uvloop
 
 from actors.scheduler.duty import NAP, Duty
 from actors.scheduler.scheduler import SchedulerActor
@@ -56,6 +57,47 @@ async def test_a_duty_that_says_at_once_runs_again_at_once() -> None:
 
     assert await duty.reaches(20) < 5
 
+    actor.stop()
+    await running
+
+
+class Preempted(SchedulerActor):
+    """On a busy machine, which takes the processor away right after a duty has said when it wants to run next."""
+
+    def _next(self, name: str, wait: timedelta) -> None:
+        super()._next(name, wait)
+        time.sleep(0.02)
+
+
+def test_a_duty_runs_again_at_once_also_when_the_processor_was_away_meanwhile() -> None:
+    """Its timer is due before its last run has been counted as ended: the event loop looks at timers first."""
+
+    async def run_twenty() -> float:
+        duty = Counted(20)
+        actor = Preempted([duty])
+        running = await run(actor)
+        seconds = await duty.reaches(20)
+        actor.stop()
+        await running
+        return seconds
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(run_twenty()) < 5
+
+
+async def test_a_duty_never_runs_beside_itself() -> None:
+    duty = Counted(1)
+    duty.hold = asyncio.Event()
+    actor = SchedulerActor([duty])
+    running = await run(actor)
+    await duty.reaches(1)
+
+    async with asyncio.timeout(10):  # a second run would wait as the first one does
+        await actor._tick("counted")
+    assert duty.ticks == 1
+
+    duty.hold.set()
+    await duty.reaches(2)
     actor.stop()
     await running
 

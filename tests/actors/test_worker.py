@@ -2,22 +2,27 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
-from datetime import timedelta
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from pymongo import monitoring
 from structlog.testing import capture_logs
 
 from actors.testing import Verger, sandbox
 from actors.worker.run import Stop
 from schemas.task import Task, TaskStatus
-from service.broker.memory import MemoryConsumer
+from service.broker.memory import MemoryBroker, MemoryConsumer
 from service.broker.port import Publication
-from service.client import NewTask
+from service.client import Client, NewTask
 from service.errors import Conflict, InvalidInput, StoreUnavailable
+from service.store.mongo import MongoStore
 from service.store.mongo.claims import MongoClaims
+from service.store.mongo.database import OPTIONS
 from service.store.port import ClaimAnswer, ClaimRequest
+from service.testing import SettableClock
 
 
 async def done(verger: Verger, task: Task) -> Task:
@@ -153,6 +158,51 @@ async def test_a_paused_type_waits_and_goes_on_when_it_is_resumed(verger: Verger
     await verger.client.set_paused("test.noop", False)
 
     assert (await done(verger, task)).status is TaskStatus.COMPLETED
+
+
+class PausedDuringABeat(monitoring.CommandListener):
+    """Pauses a type once, and waits until its worker knows, right after a heartbeat has read which types are paused."""
+
+    def __init__(self) -> None:
+        self.pause: Callable[[], Awaitable[None]] | None = None
+        self.paused = False
+        self.beats = 0
+        self._loop = asyncio.get_running_loop()
+
+    def started(self, event: monitoring.CommandStartedEvent) -> None:
+        pass
+
+    def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
+        if threading.current_thread().name != "heartbeat" or event.command_name != "find":
+            return
+        self.beats += self.paused
+        if self.pause is not None and not self.paused:
+            asyncio.run_coroutine_threadsafe(self.pause(), self._loop).result(10)  # type: ignore[arg-type]
+            self.paused = True
+
+    def failed(self, event: monitoring.CommandFailedEvent) -> None:
+        pass
+
+
+async def test_a_pause_is_not_undone_by_a_heartbeat_that_asked_before_it(
+    mongo_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    during = PausedDuringABeat()
+    monkeypatch.setitem(OPTIONS, "event_listeners", [during])
+    with capture_logs() as logs:
+        async with sandbox(["tests.handlers"], mongodb_url=mongo_url, stale_claim_timeout=timedelta(seconds=3)) as one:
+
+            async def pause() -> None:
+                await one.client.set_paused("test.noop", True)
+                while not any(line["event"] == "type.paused" for line in logs):
+                    await asyncio.sleep(0.01)
+
+            during.pause = pause
+            async with asyncio.timeout(20):
+                while during.beats < 2:
+                    await asyncio.sleep(0.01)
+
+    assert [line["event"] for line in logs if line.get("task_type") == "test.noop"] == ["type.paused"]
 
 
 async def test_a_result_that_cannot_be_kept_is_left_out_and_the_history_says_why(verger: Verger) -> None:
@@ -373,3 +423,69 @@ async def test_what_waits_behind_a_run_that_is_not_short_is_given_back(verger: V
     await verger.client.cancel(long.id, force=True)
     await verger.run_until_idle()
     assert {(task.status, task.attempt) for task in await reread(verger, behind)} == {(TaskStatus.COMPLETED, 1)}
+
+
+async def test_a_clock_that_is_a_little_behind_costs_the_difference_and_not_a_turn_on_the_ladder(
+    verger: Verger, mongo_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claimed_at: list[datetime] = []
+    delays: list[timedelta | None] = []
+    claim, publish = MongoClaims.claim, MemoryBroker.publish
+
+    async def noted_claim(self: MongoClaims, requests: Sequence[ClaimRequest], *rest: Any) -> list[ClaimAnswer]:
+        claimed_at.append(verger.clock.now())
+        return await claim(self, requests, *rest)
+
+    async def noted_publish(self: MemoryBroker, publications: Sequence[Publication]) -> list[bool]:
+        delays.extend(publication.delay for publication in publications)
+        return await publish(self, publications)
+
+    ahead = SettableClock()
+    store = MongoStore(mongo_url, verger.app.settings.database, ahead)
+    await store.open()
+    ahead.advance(timedelta(milliseconds=40))
+    monkeypatch.setattr(MongoClaims, "claim", noted_claim)
+    monkeypatch.setattr(MemoryBroker, "publish", noted_publish)
+    try:
+        task = await Client(store, verger.app.broker, verger.app.registry).enqueue("test.noop", {})
+        finished = await verger.client.wait(task.id)
+    finally:
+        await store.close()
+
+    assert finished.status is TaskStatus.COMPLETED
+    assert delays == [None]
+    assert claimed_at[0] >= task.retry_at
+
+
+async def test_a_clock_that_is_set_back_while_a_worker_waits_for_it_holds_up_nothing(
+    verger: Verger, mongo_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = asyncio.Event()
+    claim, sleep = MongoClaims.claim, asyncio.sleep
+
+    async def noted_claim(self: MongoClaims, requests: Sequence[ClaimRequest], *rest: Any) -> list[ClaimAnswer]:
+        asked.set()
+        return await claim(self, requests, *rest)
+
+    async def set_back_meanwhile(seconds: float, *rest: Any) -> None:
+        if 0 < seconds <= 0.05 and not asked.is_set():
+            monkeypatch.setattr(asyncio, "sleep", sleep)
+            at = verger.clock.monotonic()
+            verger.clock.set_from(verger.clock.now() - timedelta(hours=1), at, at)
+        await sleep(seconds, *rest)
+
+    ahead = SettableClock()
+    store = MongoStore(mongo_url, verger.app.settings.database, ahead)
+    await store.open()
+    ahead.advance(timedelta(milliseconds=40))
+    monkeypatch.setattr(MongoClaims, "claim", noted_claim)
+    monkeypatch.setattr(asyncio, "sleep", set_back_meanwhile)
+    before = verger.clock.now()
+    try:
+        await Client(store, verger.app.broker, verger.app.registry).enqueue("test.noop", {})
+        async with asyncio.timeout(10):
+            await asked.wait()
+    finally:
+        await store.close()
+
+    assert verger.clock.now() < before  # it was set back

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -84,9 +84,16 @@ async def engine(mongo_url: str, emptied_database: str) -> AsyncIterator[Engine]
         store = MongoStore(mongo_url, emptied_database, clock)
         stack.push_async_callback(store.close)
         await store.open()
+        clock.advance(_until_half_past_noon(clock.now()))
         broker = MemoryBroker(clock)
         stack.push_async_callback(broker.close)
         await broker.open({"report.build": ()})
         events: list[Event] = []
         await broker.listen(events.append, lambda: None)
         yield Engine(store, broker, Client(store, broker, registry), registry, clock, events)
+
+
+def _until_half_past_noon(now: datetime) -> timedelta:
+    """Tests move the clock by hours, and count hours and days: none may run over the end of either by chance."""
+    noon = now.replace(hour=12, minute=30, second=0, microsecond=0)
+    return (noon - now) % timedelta(days=1)

@@ -7,16 +7,16 @@ from threading import Event, Thread
 import pytest
 
 from schemas.base import to_instant
-from service.clock import SLOW_SECONDS, StoreClock, SystemClock
+from service.clock import SLOW_SECONDS, StoreClock, SystemClock, suspended, uptime
 
 SERVER = datetime(2031, 5, 4, 3, 2, 1, 7000, tzinfo=UTC)
 
 
 @pytest.fixture
 def ticking(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The monotonic clock, set by hand."""
+    """The clock that counts on while the machine is suspended, set by hand."""
     seconds = [100.0]
-    monkeypatch.setattr(time, "monotonic", lambda: seconds[0])
+    monkeypatch.setattr(time, "clock_gettime", lambda _: seconds[0])
     return seconds
 
 
@@ -33,6 +33,19 @@ def test_it_is_the_server_s_time_half_a_round_trip_ago_and_goes_on_from_there(ti
 
     ticking[0] += 60
     assert clock.now() == SERVER + timedelta(seconds=60.2)
+
+
+def test_a_suspension_of_the_machine_counts(ticking: list[float]) -> None:
+    """Linux stops its monotonic clock meanwhile: what is claimed after waking would be as old as the sleep was long."""
+    clock = StoreClock()
+    clock.set_from(SERVER, 100.0, 100.0)
+    begun, before = clock.monotonic(), suspended()
+
+    ticking[0] += 45
+
+    assert clock.now() == SERVER + timedelta(seconds=45)
+    assert clock.monotonic() - begun == 45
+    assert 44 < suspended() - before <= 45
 
 
 def test_this_machine_s_clock_does_not_matter_once_it_is_set(
@@ -83,13 +96,13 @@ def test_instants_are_utc_in_whole_milliseconds() -> None:
     for clock in (SystemClock(), StoreClock()):
         assert clock.now().tzinfo is UTC
         assert clock.now().microsecond % 1000 == 0
-        assert clock.monotonic() <= time.monotonic()
+        assert clock.monotonic() <= uptime()
 
 
 def test_a_look_in_another_thread_never_shows_half_of_itself() -> None:
     """The heartbeat sets the clock from its own thread."""
     clock, stop = StoreClock(), Event()
-    start = time.monotonic()
+    start = uptime()
 
     def look_again_and_again() -> None:
         while not stop.is_set():
@@ -100,7 +113,7 @@ def test_a_look_in_another_thread_never_shows_half_of_itself() -> None:
     thread.start()
     try:
         for _ in range(20_000):
-            since = timedelta(seconds=time.monotonic() - start)
+            since = timedelta(seconds=uptime() - start)
             assert abs(clock.now() - SERVER - since) < timedelta(seconds=10) or clock.offset == timedelta()
     finally:
         stop.set()

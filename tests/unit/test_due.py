@@ -1,7 +1,7 @@
 """What a schedule owes: late fires under each policy, jitter, cadence."""
 
 from datetime import UTC, datetime, timedelta
-from time import perf_counter
+from time import process_time
 
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -152,11 +152,11 @@ def catch_up(text: str, due: datetime, now: datetime, grace: timedelta | None) -
 @pytest.mark.parametrize("text", ["* * * * * *", "0,59 * 9-17 * * *", "@every 1s", "* * * * *"])
 def test_a_month_of_downtime_costs_milliseconds(text: str, misfire: Misfire) -> None:
     trigger = parse_schedule(text, "America/New_York")
-    began = perf_counter()
+    began = process_time()
 
     plan = plan_fire(trigger, NOON - 31 * DAY, NOON, misfire, None)
 
-    assert perf_counter() - began < 1  # some 30 ms; the bound is for slow machines
+    assert process_time() - began < 1  # some 30 ms; the bound is for slow machines
     assert plan.missed == COUNTED
     assert plan.next_fire_at is not None
     assert plan.next_fire_at > NOON - DAY

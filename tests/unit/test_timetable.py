@@ -1,6 +1,7 @@
 """Files to plans: what is created, changed, kept and refused, and where the message says it is."""
 
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,7 +17,7 @@ from service.errors import Conflict, InvalidSchedule, NotFound
 from service.registry import Registry
 from service.schedule_entry import Rules, to_schedule
 from service.schedule_file import MAX_FILE_BYTES, file_from, read_file, to_entry, to_file
-from service.store.port import Schedules
+from service.store.port import Edit, Schedules
 from service.timetable import Plan, Timetable, edited, paused, resumed
 
 NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
@@ -350,12 +351,17 @@ class FakeSchedules:
         return self.kept.get(schedule_id)
 
     async def write(
-        self, put: list[Schedule], delete: tuple[Schedule, ...] = (), *, revision: int | None = None
+        self,
+        create: Sequence[Schedule] = (),
+        edit: Sequence[Edit] = (),
+        delete: Sequence[Schedule] = (),
+        *,
+        revision: int | None = None,
     ) -> None:
         if self.quicker:
             self.quicker -= 1
             raise Conflict("changed meanwhile")
-        for schedule in put:
+        for schedule in [*create, *(each.after for each in edit)]:
             self.kept[schedule.id] = schedule.model_copy(update={"revision": schedule.revision + 1})
         for schedule in delete:
             del self.kept[schedule.id]

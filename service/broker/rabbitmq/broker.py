@@ -195,6 +195,9 @@ class RabbitBroker(Broker):
     async def ping(self) -> None:
         self._publishing.require()
         await self._admin.ping()
+        # Its queues may be down while the node answers all else: after a full disk, for one.
+        if self._publisher.stalled:
+            raise BrokerUnavailable(f"{self._address.shown} does not answer what is published")
 
     def _queue_name(self, queue: str) -> str:
         if queue == INTAKE:

@@ -134,6 +134,8 @@ class RabbitConsumer(Consumer):
             self._log.exception(LogEvent.CONSUMER_CALLBACK_FAILED)  # it is in nobody's hand now, until the channel ends
 
     async def _settle(self, deliveries: Sequence[Delivery], frame: "_Frame") -> None:
+        if not deliveries:
+            return
         # In turn: "all up to 5" must not be overtaken by "all up to 6" of someone who means only the sixth.
         async with self._settling:
             channel = self._feed.channel

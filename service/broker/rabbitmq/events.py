@@ -19,6 +19,8 @@ EVENTS_PER_SECOND = 200
 BUFFER = 1_000
 """Some seconds of it: a burst fits, and what is told is not old."""
 CHUNK = 25
+EVERY_SECONDS = 0.1
+"""How long an event may wait for others, so that they share a write; the first after a rest goes at once."""
 LARGEST_BYTES = 64 * 1024
 
 
@@ -76,7 +78,7 @@ class EventSender:
             if not self._buffer:
                 self._work.clear()
                 self._empty.set()
-            await asyncio.sleep(len(chunk) / EVENTS_PER_SECOND)
+            await asyncio.sleep(max(len(chunk) / EVENTS_PER_SECOND, EVERY_SECONDS))
 
     def _encoded(self, channel: Channel, event: Event) -> bytes:
         try:

@@ -21,6 +21,8 @@ from service.broker.rabbitmq.driver import is_blocked
 from service.broker.rabbitmq.wire import Outgoing, Unencodable, encode
 from service.log_events import LogEvent
 
+STALLED_SECONDS = 60.0
+"""For how long a message without an answer speaks against the broker, if no other is tried."""
 CONFIRM_SECONDS = 5.0
 """How long a sent message may wait for its confirm. Well below the 10 s after which relay looks at a task again."""
 WINDOW = 256
@@ -96,11 +98,17 @@ class _Session:
         self._outstanding_bytes = 0
         self._begun_at = self._answered_at = self._loop.time()
         self._stalled = False
+        self._gave_up_at = 0.0
         self._writing = False
         self._work = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._writer = asyncio.create_task(self._write(), name="broker publisher")
         self._writer.add_done_callback(self._writer_done)
+
+    @property
+    def stalled(self) -> bool:
+        lately = self._loop.time() - self._gave_up_at < STALLED_SECONDS
+        return self._stalled and lately and not is_blocked(self._channel.connection)
 
     def enqueue(self, batch: _Batch, messages: Sequence[Outgoing]) -> None:
         """Send them in turn; the batch learns of each outcome."""
@@ -207,6 +215,7 @@ class _Session:
                 self._settle(sent, "unanswered")
                 sent.batch.failed = "unanswered"
                 self._stalled = self._stalled or self._answered_at <= sent.at
+                self._gave_up_at = now
         if self._stalled:
             self._refuse_waiting("stalled")
         if self._waiting:
@@ -240,6 +249,11 @@ class Publisher:
         self._logged_at: dict[str, float] = {}
         self.refused = 0
         """How many messages were not confirmed."""
+
+    @property
+    def stalled(self) -> bool:
+        """Whether what was published last got no answer, although there is a connection, and it is not blocked."""
+        return self._session is not None and self._session.stalled
 
     def attach(self, channel: Channel, on_broken: Callable[[str], None]) -> None:
         """Publish on this channel, which has confirms on and is used by nobody else."""

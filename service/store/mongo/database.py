@@ -37,7 +37,7 @@ GOODBYE_SECONDS = 1.0
 _PASSING = frozenset(
     {6, 7, 24, 43, 50, 64, 89, 91, 112, 134, 189, 262, 317, 9001, 10107, 11600, 11601, 11602, 13435, 13436}
 )
-_DENIED = frozenset({13, 18, 8000})
+_DENIED = frozenset({11, 13, 18, 8000})
 # Codes of a document that the server will never keep: too deep, too large, or refused by a validator.
 _REFUSED = frozenset({15, 22, 52, 55, 56, 57, 121, 10334, 17419, 17420})
 

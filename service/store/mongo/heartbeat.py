@@ -1,6 +1,5 @@
 """The heartbeat's own link: the synchronous driver, in a thread, so that a blocked event loop cannot lose claims."""
 
-import time
 from typing import Any
 
 from pymongo import MongoClient, UpdateOne, timeout
@@ -63,7 +62,7 @@ class MongoHeartbeatLink(HeartbeatLink):
 
     def _note_worker(self, beat: Beat) -> None:
         fields = beat.worker.model_dump(by_alias=True, exclude={"id", "seen_at"})
-        asked = time.monotonic()
+        asked = self._clock.monotonic()
         # The answer carries the server's time: renewing and looking at the clock are one round trip.
         found = self._workers.find_one_and_update(
             {"_id": beat.worker.id},
@@ -73,7 +72,7 @@ class MongoHeartbeatLink(HeartbeatLink):
             return_document=True,
         )
         if found is not None:
-            self._clock.set_from(found["seenAt"], asked, time.monotonic())
+            self._clock.set_from(found["seenAt"], asked, self._clock.monotonic())
 
     def close(self) -> None:
         with timeout(GOODBYE_SECONDS):

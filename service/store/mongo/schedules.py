@@ -6,16 +6,16 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
-from pymongo import ReturnDocument, UpdateMany, UpdateOne
-from pymongo.errors import DuplicateKeyError, PyMongoError
+from pymongo import DeleteOne, InsertOne, ReturnDocument, UpdateMany, UpdateOne
+from pymongo.errors import BulkWriteError, PyMongoError
 
 from schemas.schedule import RECENT, Firing, RecentRun, Schedule, Skip
 from schemas.task import TaskStatus
 from service.clock import StoreClock
 from service.errors import Conflict
-from service.store.mongo.database import REPEAT_SECONDS, Database, Document, change, translate
+from service.store.mongo.database import DUPLICATE_KEY, REPEAT_SECONDS, Database, Document, change, translate
 from service.store.mongo.documents import schedule_document, schedule_from
-from service.store.port import FireClaim, FireEnd, RunEnd, Schedules
+from service.store.port import Edit, FireClaim, FireEnd, RunEnd, Schedules
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ENGINE_FIELDS = frozenset(
@@ -73,76 +73,100 @@ class MongoSchedules(Schedules):
         return document["revision"] if document is not None else 0
 
     async def write(
-        self, put: Sequence[Schedule], delete: Sequence[Schedule] = (), *, revision: int | None = None
+        self,
+        create: Sequence[Schedule] = (),
+        edit: Sequence[Edit] = (),
+        delete: Sequence[Schedule] = (),
+        *,
+        revision: int | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
         until = loop.time() + REPEAT_SECONDS
         while True:
             try:
-                return await self._database.once(lambda: self._transact(put, delete, revision))
-            except DuplicateKeyError as error:
-                raise Conflict("a schedule of that id exists already; look again") from error
+                return await self._database.once(lambda: self._transact(create, edit, delete, revision))
             except _Undone as error:
                 if loop.time() > until:
                     raise translate(error.reason, self._database.url) from error
                 await asyncio.sleep(0.05)
 
-    async def _transact(self, put: Sequence[Schedule], delete: Sequence[Schedule], revision: int | None) -> None:
+    async def _transact(
+        self, create: Sequence[Schedule], edit: Sequence[Edit], delete: Sequence[Schedule], revision: int | None
+    ) -> None:
         async with await self._database.client.start_session() as session:
             try:
                 async with session.start_transaction():
-                    await self._count(revision, session)
-                    for schedule in put:
-                        await self._put(schedule, session)
-                    for schedule in delete:
-                        await self._delete(schedule, session)
+                    highest = await self._count(revision, delete, session)
+                    edits = await self._current(edit, delete, session)
+                    operations: list[InsertOne[Document] | UpdateOne | DeleteOne] = [
+                        *(self._create(schedule, highest + 1) for schedule in create),
+                        *map(self._edit, edits),
+                        *(DeleteOne(_as_read(schedule)) for schedule in delete),
+                    ]
+                    if operations:
+                        done = await self._schedules.bulk_write(operations, session=session)
+                        if done.matched_count + done.deleted_count != len(edits) + len(delete):
+                            raise Conflict("a schedule is written twice at once; name each once")
+            except BulkWriteError as error:
+                if any(problem["code"] == DUPLICATE_KEY for problem in error.details["writeErrors"]):
+                    raise Conflict("a schedule of that id exists already; look again") from error
+                raise
             except PyMongoError as error:
                 # Nothing happened, says the server: another transaction was quicker, or the primary changed.
                 if error.has_error_label("TransientTransactionError"):
                     raise _Undone(error) from error
                 raise
 
-    async def _count(self, revision: int | None, session: Any) -> None:
+    async def _count(self, revision: int | None, delete: Sequence[Schedule], session: Any) -> int:
         """Two transactions that write one document conflict, whatever else they write: no replacement misses a
-        schedule that appears beside it."""
+        schedule that appears beside it.
+
+        The document keeps the highest revision that a deleted schedule had, which is returned: a new one of its id
+        begins above it, so that who has read the old one does not take it for the same.
+        """
         document: Document = await self._database.revisions.find_one_and_update(
             {"_id": _SET},
-            {"$inc": {"revision": 1}},
+            {"$inc": {"revision": 1}, "$max": {"deleted": max((each.revision for each in delete), default=0)}},
             upsert=True,
             return_document=ReturnDocument.AFTER,
             session=session,
         )
         if revision is not None and revision != document["revision"] - 1:
             raise Conflict("the schedules were changed meanwhile; look again")
+        highest: int = document["deleted"]
+        return highest
 
-    async def _delete(self, schedule: Schedule, session: Any) -> None:
-        gone = await self._schedules.delete_one({"_id": schedule.id, "revision": schedule.revision}, session=session)
-        if gone.deleted_count == 0:
-            raise Conflict(f"schedule {schedule.id!r} was changed meanwhile; look again")
+    async def _current(self, edits: Sequence[Edit], delete: Sequence[Schedule], session: Any) -> list[Edit]:
+        """The edits of what is as it was read, or has only fired since. It stays so: else the transaction would fail.
+        Raises Conflict."""
+        read = [*(edit.before for edit in edits), *delete]
+        if not read:
+            return []
+        found = self._schedules.find({"_id": {"$in": [schedule.id for schedule in read]}}, _BRIEF, session=session)
+        present = {document["_id"]: schedule_from(document) for document in await found.to_list(None)}
+        for schedule in read:
+            if schedule.id not in present or present[schedule.id].revision != schedule.revision:
+                raise Conflict(f"schedule {schedule.id!r} was changed meanwhile; look again")
+        return [_rebased(edit, present[edit.before.id]) for edit in edits]
 
-    async def _put(self, schedule: Schedule, session: Any) -> None:
+    def _create(self, schedule: Schedule, revision: int) -> InsertOne[Document]:
         now = self._clock.now()
-        document = schedule_document(schedule)
-        document.update(revision=schedule.revision + 1, updatedAt=now)
-        if schedule.revision == 0:
-            await self._schedules.insert_one({**document, "createdAt": now}, session=session)
-            return
-        edit = {name: value for name, value in document.items() if name not in _ENGINE_FIELDS and name != "_id"}
-        absent = {
-            info.alias or name: ""
-            for name, info in Schedule.model_fields.items()
-            if name != "id" and (info.alias or name) not in edit and (info.alias or name) not in _ENGINE_FIELDS
+        return InsertOne(schedule_document(schedule) | {"revision": revision, "updatedAt": now, "createdAt": now})
+
+    def _edit(self, edit: Edit) -> UpdateOne:
+        document = schedule_document(edit.after) | {
+            "revision": edit.before.revision + 1,
+            "updatedAt": self._clock.now(),
         }
-        which = {"_id": schedule.id, "revision": schedule.revision}
-        # Where the times stay as they are, so does the next one: a fire since the reading has moved it on.
-        same_times = {name: edit[name] for name in ("schedule", "timezone", "enabled")}
-        for filter_, left_alone in ((which | same_times, "nextFireAt"), (which, None)):
-            update = {"$set": {name: value for name, value in edit.items() if name != left_alone}}
-            if gone := {name: "" for name in absent if name != left_alone}:
-                update["$unset"] = gone
-            if (await self._schedules.update_one(filter_, update, session=session)).matched_count:
-                return
-        raise Conflict(f"schedule {schedule.id!r} was changed meanwhile; look again")
+        untouched = {"_id"} | _ENGINE_FIELDS
+        if not edit.times_changed:
+            # A fire since the reading has moved it on.
+            untouched.add("nextFireAt")
+        update: Document = {"$set": {name: value for name, value in document.items() if name not in untouched}}
+        names = {info.alias or name for name, info in Schedule.model_fields.items() if name != "id"}
+        if gone := names - document.keys() - untouched:
+            update["$unset"] = dict.fromkeys(gone, "")
+        return UpdateOne(_as_read(edit.before), update)
 
     # ---- fires -------------------------------------------------------------------------------------------------------
 
@@ -251,6 +275,20 @@ class MongoSchedules(Schedules):
         update = {"$set": {"overdueSince": since}} if since is not None else {"$unset": {"overdueSince": ""}}
         result = await self._database.once(lambda: self._schedules.update_one(as_read, update))
         return result.matched_count == 1
+
+
+def _rebased(edit: Edit, present: Schedule) -> Edit:
+    """An instant that has fired since it was read must not come again with times that were computed before. Raises
+    Conflict."""
+    if not edit.times_changed or present.next_fire_at == edit.before.next_fire_at:
+        return edit
+    if edit.rebased is None:
+        raise Conflict(f"schedule {edit.before.id!r} has fired meanwhile; look again")
+    return Edit(present, edit.rebased(present))
+
+
+def _as_read(schedule: Schedule) -> Document:
+    return {"_id": schedule.id, "revision": schedule.revision}
 
 
 def _skipping(skip: Skip | None) -> Document:

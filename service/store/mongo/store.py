@@ -1,7 +1,6 @@
 """The MongoDB store: opens, checks the server, and holds the parts of the port."""
 
 import asyncio
-import time
 from datetime import datetime
 
 from pymongo import timeout
@@ -55,11 +54,11 @@ class MongoStore(Store):
 
     async def check(self) -> Document:
         """The server's greeting, its version checked and the clock set. Raises StoreUnavailable or ConfigError."""
-        hello = await self._hello()
         try:
             info = await self._database.client.server_info()
         except PyMongoError as error:
             raise translate(error, self._database.url) from error
+        hello = await self._hello()  # second: an answer that waited for the connection would set the clock ahead
         if tuple(info["versionArray"][:2]) < MINIMUM_VERSION:
             raise ConfigError(f"MongoDB at {self.address} is {info['version']}; Verger needs 6.0 or later")
         return {**hello, "version": info["version"]}
@@ -89,9 +88,9 @@ class MongoStore(Store):
 
     async def _hello(self) -> Document:
         async def hello() -> Document:
-            asked = time.monotonic()
+            asked = self.clock.monotonic()
             answer: Document = await self._database.client.admin.command("hello")
-            self.clock.set_from(answer["localTime"], asked, time.monotonic())
+            self.clock.set_from(answer["localTime"], asked, self.clock.monotonic())
             return answer
 
         return await self._database.once(hello)

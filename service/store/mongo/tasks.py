@@ -38,17 +38,22 @@ class MongoTasks(Tasks):
     def __init__(self, database: Database, clock: StoreClock) -> None:
         self._database, self._tasks, self._clock = database, database.tasks, clock
 
-    async def create(self, tasks: Sequence[Task], *, ask_again: bool = True, transaction: Any = None) -> list[Created]:
+    async def create(
+        self, tasks: Sequence[Task], *, ask_again: bool = True, repeat: bool = True, transaction: Any = None
+    ) -> list[Created]:
         if transaction is not None:
             return [await self._create_inside(task, transaction, ask_again) for task in tasks]
-        refused = await self._insert([task_document(task) for task in tasks])
+        refused = await self._insert([task_document(task) for task in tasks], repeat)
         answers = []
         for index, task in enumerate(tasks):
             by = refused.get(index)
-            answers.append(Created(task, created=True) if by is None else await self._not_created(task, by, ask_again))
+            if by is None:
+                answers.append(Created(task, created=True))
+            else:
+                answers.append(await self._not_created(task, by, ask_again, repeat))
         return answers
 
-    async def _insert(self, documents: list[Document]) -> dict[int, str]:
+    async def _insert(self, documents: list[Document], repeat: bool) -> dict[int, str]:
         """Insert what is new; index → the key that refused it, for the others."""
         if not documents:
             return {}
@@ -64,9 +69,9 @@ class MongoTasks(Tasks):
                 return {problem["index"]: next(iter(problem["keyPattern"])) for problem in problems}
             return {}
 
-        return await self._database.repeat(insert)
+        return await (self._database.repeat(insert) if repeat else self._database.once(insert))
 
-    async def _not_created(self, task: Task, by: str, ask_again: bool) -> Created:
+    async def _not_created(self, task: Task, by: str, ask_again: bool, repeat: bool) -> Created:
         while True:
             if by == "_id":
                 stored = await self.get(task.id)
@@ -80,7 +85,7 @@ class MongoTasks(Tasks):
                 if noted is not None and stored is not None:
                     return Created(stored, created=False, by="live_key")
             # What refused it is gone: try again (P4).
-            refused = await self._insert([task_document(task)])
+            refused = await self._insert([task_document(task)], repeat)
             if not refused:
                 return Created(task, created=True)
             by = refused[0]

@@ -194,7 +194,7 @@ async def test_no_key_is_ever_logged(api: Api, capsys: pytest.CaptureFixture[str
         ("a b:viewer:" + "0" * 64, "name"),
         ("ada:viewer:" + "0" * 63, "SHA-256"),
         ("ada:viewer:" + "0" * 64 + ":x", "SHA-256"),
-        (f"ada:viewer:{ADMIN_KEY}", "SHA-256"),
+        pytest.param(f"ada:viewer:{ADMIN_KEY}", "SHA-256", id="the key itself"),
     ],
 )
 def test_a_line_that_is_no_key_is_refused_without_being_shown(line: str, problem: str) -> None:

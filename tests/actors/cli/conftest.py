@@ -74,10 +74,11 @@ def until(condition: Callable[[], bool], what: str, seconds: float = START_SECON
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Settings of the tests' own."""
+    """Settings of the tests' own, and tables as wide as where there is no terminal."""
     for name in os.environ:
         if name.startswith("VERGER_") and name != "VERGER_MONGOD":
             monkeypatch.delenv(name)
+    monkeypatch.delenv("COLUMNS", raising=False)
     monkeypatch.setenv("VERGER_ACTORS", HANDLERS)
     monkeypatch.setenv("VERGER_DATA_DIR", str(tmp_path / "data"))
 

@@ -15,6 +15,7 @@ from service.store.port import (
     BeatReply,
     Claimed,
     ClaimRequest,
+    Edit,
     FireClaim,
     RelayMove,
     SettleAnswer,
@@ -144,9 +145,15 @@ def a_schedule(schedule_id: str = "s", **fields: Any) -> Schedule:
 
 
 async def kept(store: Store, *schedules: Schedule) -> list[Schedule]:
-    """The schedules as they are once written."""
+    """New schedules, as they are once written."""
     await store.schedules.write(schedules)
     return [await look_at(store, schedule.id) for schedule in schedules]
+
+
+async def edited(store: Store, before: Schedule, **fields: Any) -> Schedule:
+    """A schedule as it is once these fields are written."""
+    await store.schedules.write(edit=[Edit(before, before.model_copy(update=fields))])
+    return await look_at(store, before.id)
 
 
 async def look_at(store: Store, schedule_id: str = "s") -> Schedule:

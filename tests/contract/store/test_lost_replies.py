@@ -5,9 +5,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
 
+from actors.scheduler.fire import Fire
 from schemas.outcome import Completed, Outcome, Released
 from schemas.task import Task, TaskStatus
+from service.broker.memory import MemoryBroker
 from service.errors import StoreUnavailable
+from service.fires import fire_id
+from service.metrics import Metrics
+from service.registry import Registry
 from service.states import Seen, rescue
 from service.store.mongo import MongoStore, database
 from service.store.port import (
@@ -304,6 +309,25 @@ async def test_what_is_idempotent_is_repeated(store: Store, wire: Wire, monkeypa
     assert (await look(store, "dead")).status is TaskStatus.PENDING
     schedule = await look_at(store)
     assert (schedule.skipped, len(schedule.recent_skips), len(schedule.recent_runs)) == ({"overlap": 1}, 1, 1)
+
+
+async def test_p18_the_task_of_a_fire_is_inserted_once_and_a_lost_reply_is_left_to_take_over(
+    store: Store, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Inserted again it could be refused by a live key and counted as skipped, and the first insert, still under way,
+    make the task as well."""
+    monkeypatch.setattr(database, "REPEAT_SECONDS", 5.0)
+    await kept(store, a_schedule())
+    scheduler = Fire(store, MemoryBroker(store.clock), Registry(), Metrics([]), "s1")
+    wire.lose_requests("insert", times=1)
+
+    with pytest.raises(StoreUnavailable):
+        await scheduler.tick()
+
+    assert wire.lost == ["insert"]
+    [left] = await store.schedules.open_fires()
+    assert left.firing is not None
+    assert await store.tasks.get(fire_id("s", left.firing.fire_at)) is None
 
 
 async def test_p18_a_fire_whose_reply_was_lost_is_left_to_take_over(store: Store, wire: Wire) -> None:

@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -14,7 +13,7 @@ from service.store.mongo import MongoStore
 from service.store.port import Claimed
 from tests.conftest import DatabaseClient
 from tests.contract.store.steps import HOUR, SECOND, a_task, foreign, now
-from tests.servers import MongoServer
+from tests.servers import MongoServer, server_data
 
 
 class Standalone(MongoServer):
@@ -31,7 +30,7 @@ class Standalone(MongoServer):
 
 @pytest.fixture
 async def standalone() -> AsyncIterator[MongoServer]:
-    with TemporaryDirectory(prefix="verger-tests-", ignore_cleanup_errors=True) as folder:
+    with server_data() as folder:
         server = Standalone(Path(folder))
         server.spawn()
         await server.ready()
@@ -124,7 +123,7 @@ def test_an_address_that_is_none_is_said_so_without_the_password(url: str) -> No
     assert "sec" not in str(caught.value)
 
 
-@pytest.mark.parametrize("code", [13, 18])
+@pytest.mark.parametrize("code", [11, 13, 18])
 async def test_a_user_without_rights_is_told_what_to_look_at(
     mongo_url: str, emptied_database: str, database_client: DatabaseClient, code: int
 ) -> None:

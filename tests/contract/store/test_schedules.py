@@ -9,7 +9,7 @@ import pytest
 from schemas.schedule import RECENT, Misfire, Overlap, Schedule
 from schemas.task import TaskStatus
 from service.errors import Conflict, PayloadRefused
-from service.store.port import FireEnd, RunEnd, Store
+from service.store.port import Edit, FireEnd, RunEnd, Store
 from tests.contract.store.conftest import Adapter
 from tests.contract.store.steps import (
     HOUR,
@@ -18,6 +18,7 @@ from tests.contract.store.steps import (
     a_fire,
     a_schedule,
     a_skip,
+    edited,
     kept,
     look_at,
     now,
@@ -86,35 +87,92 @@ async def test_an_edit_leaves_alone_what_the_engine_keeps(store: Store) -> None:
     await store.schedules.record_runs([RunEnd("s", "fire:s@t", TaskStatus.COMPLETED, now(), 5)])
     [before] = [await look_at(store)]
 
-    edit = a_schedule(schedule="@hourly", next_fire_at=now() + HOUR, revision=before.revision, task_body={"b": 1})
-    [after] = await kept(store, edit)
+    edit = a_schedule(schedule="@hourly", next_fire_at=now() + HOUR, task_body={"b": 1})
+    await store.schedules.write(edit=[Edit(before, edit)])
+    after = await look_at(store)
 
-    edited = {"schedule", "next_fire_at", "task_body", "jitter", "source", "revision", "updated_at"}
-    assert after.model_dump(exclude=edited) == before.model_dump(exclude=edited)
+    changed = {"schedule", "next_fire_at", "task_body", "jitter", "source", "revision", "updated_at"}
+    assert after.model_dump(exclude=changed) == before.model_dump(exclude=changed)
     assert (after.schedule, after.task_body, after.jitter, after.source) == ("@hourly", {"b": 1}, None, None)
     assert after.revision == before.revision + 1
 
 
-async def test_an_edit_that_keeps_the_times_never_brings_a_fired_instant_back(store: Store) -> None:
-    """Read, fired meanwhile, written: the next time is that of the fire, unless the edit changes the times."""
+async def test_p17_an_edit_that_keeps_the_times_never_brings_a_fired_instant_back(store: Store) -> None:
+    """Read, fired meanwhile, written: the next time is that of the fire."""
     [read] = await kept(store, a_schedule())
     held = await begin(store, read)
     assert held is not None
 
-    await store.schedules.write([read.model_copy(update={"task_body": {"new": True}})])
-    after = await look_at(store)
+    after = await edited(store, read, task_body={"new": True}, next_fire_at=read.next_fire_at)
+
     assert (after.task_body, after.next_fire_at) == ({"new": True}, held.next_fire_at)
 
-    await store.schedules.write([after.model_copy(update={"schedule": "@every 7s", "next_fire_at": now() + MINUTE})])
-    changed = await look_at(store)
-    assert changed.next_fire_at is not None
-    assert changed.next_fire_at < now() + HOUR - MINUTE
+
+TIMES: list[dict[str, Any]] = [
+    {"schedule": "@every 7s"},
+    {"timezone": "Europe/Berlin"},
+    {"enabled": False, "next_fire_at": None},
+]
+
+
+@pytest.mark.parametrize("change", TIMES, ids=lambda change: next(iter(change)))
+async def test_an_edit_of_the_times_brings_a_next_fire_of_its_own(store: Store, change: dict[str, Any]) -> None:
+    [read] = await kept(store, a_schedule())
+    own = {"next_fire_at": now() + MINUTE, **change}
+
+    assert (await edited(store, read, **own)).next_fire_at == own["next_fire_at"]
+
+
+@pytest.mark.parametrize("change", TIMES, ids=lambda change: next(iter(change)))
+@pytest.mark.parametrize("last", [False, True], ids=["fires on", "fired for the last time"])
+async def test_p17_an_edit_of_the_times_never_brings_an_instant_back_that_fired_since_it_was_read(
+    store: Store, change: dict[str, Any], last: bool
+) -> None:
+    """The next fire of the new times was computed before the fire, and may be the very instant."""
+    [read] = await kept(store, a_schedule())
+    begins = a_fire(read, next_fire_at=None) if last else a_fire(read)
+    [held] = await store.schedules.begin_fires([begins], "s1")
+
+    with pytest.raises(Conflict):
+        await edited(store, read, **change)
+
+    assert await look_at(store) == held
+
+
+async def test_an_edit_of_the_times_can_be_made_anew_of_what_has_fired_since_it_was_read(store: Store) -> None:
+    """Among others, which are as they were read."""
+    reads = await kept(store, *(a_schedule(f"s{number}") for number in range(5)))
+    held = await begin(store, reads[2])
+    assert held is not None
+    seen: list[Schedule] = []
+
+    def rebased(present: Schedule) -> Schedule:
+        seen.append(present)
+        return present.model_copy(update={"schedule": "@hourly", "next_fire_at": now() + 2 * HOUR})
+
+    edits = [Edit(read, read.model_copy(update={"schedule": "@hourly"}), rebased) for read in reads]
+    await store.schedules.write(edit=edits)
+
+    assert seen == [held]
+    after = await store.schedules.all()
+    assert [schedule.schedule for schedule in after] == ["@hourly"] * 5
+    assert [schedule.next_fire_at == reads[0].next_fire_at for schedule in after] == [True, True, False, True, True]
+    assert after[2].firing == held.firing
+
+
+async def test_a_schedule_that_is_named_twice_in_one_write_is_a_conflict(store: Store) -> None:
+    [read] = await kept(store, a_schedule())
+
+    for edit, delete in (([Edit(read, read)] * 2, []), ([Edit(read, read)], [read]), ([], [read, read])):
+        with pytest.raises(Conflict):
+            await store.schedules.write(edit=edit, delete=delete)
+        assert await store.schedules.all() == [read]
 
 
 async def test_an_open_fire_outlives_an_edit(store: Store) -> None:
     held = await begun(store)
 
-    [after] = await kept(store, a_schedule(revision=held.revision, next_fire_at=now() + HOUR))
+    after = await edited(store, held, source="file")
     assert after.firing == held.firing
 
     await store.schedules.end_fires([FireEnd(held, "fire:s@t")])
@@ -124,20 +182,19 @@ async def test_an_open_fire_outlives_an_edit(store: Store) -> None:
 @pytest.mark.parametrize("change", ["created", "edited", "deleted", "edited before the delete"])
 async def test_an_edit_of_what_has_changed_is_a_conflict_as_a_whole(store: Store, change: str) -> None:
     [schedule] = await kept(store, a_schedule("s"))
-    new, delete = a_schedule("new"), []
+    create, edit, delete = [a_schedule("new")], [Edit(schedule, schedule)], []
     if change == "created":
-        bad = [a_schedule("s")]
+        create, edit = [*create, a_schedule("s")], []
     else:
-        await kept(store, schedule)
-        bad = [schedule]
+        await edited(store, schedule)
     if change == "deleted":
-        await store.schedules.write([], [await look_at(store)])
+        await store.schedules.write(delete=[await look_at(store)])
     if change == "edited before the delete":
-        bad, delete = [], [schedule]
+        edit, delete = [], [schedule]
     before = await store.schedules.all()
 
     with pytest.raises(Conflict):
-        await store.schedules.write([new, *bad], delete)
+        await store.schedules.write(create, edit, delete)
 
     assert await store.schedules.all() == before
 
@@ -145,9 +202,28 @@ async def test_an_edit_of_what_has_changed_is_a_conflict_as_a_whole(store: Store
 async def test_schedules_are_put_and_deleted_together(store: Store) -> None:
     old = await kept(store, a_schedule("a"), a_schedule("b"))
 
-    await store.schedules.write([a_schedule("c"), old[0]], [old[1]])
+    await store.schedules.write([a_schedule("c")], [Edit(old[0], old[0])], [old[1]])
 
-    assert [(schedule.id, schedule.revision) for schedule in await store.schedules.all()] == [("a", 2), ("c", 1)]
+    assert [(schedule.id, schedule.revision) for schedule in await store.schedules.all()] == [("a", 2), ("c", 2)]
+
+
+async def test_a_schedule_that_takes_the_id_of_a_deleted_one_is_not_taken_for_it(store: Store) -> None:
+    [first] = await kept(store, a_schedule())
+    last = await edited(store, first)
+    await store.schedules.write(delete=[last])
+    [other] = await kept(store, a_schedule("other"))
+    await store.schedules.write(delete=[other])
+
+    [second] = await kept(store, a_schedule(task_body={"a": "second"}))
+
+    assert second.revision > last.revision
+    for read in (first, last):
+        with pytest.raises(Conflict):
+            await edited(store, read)
+        with pytest.raises(Conflict):
+            await store.schedules.write(delete=[read])
+    assert await begin(store, last) is None
+    assert await look_at(store) == second
 
 
 async def test_of_two_editors_one_wins(adapter: Adapter) -> None:
@@ -155,9 +231,9 @@ async def test_of_two_editors_one_wins(adapter: Adapter) -> None:
     schedules = await kept(one, *(a_schedule(f"s{number}") for number in range(5)))
 
     for schedule in schedules:
-        edits = [schedule.model_copy(update={"source": source}) for source in ("one", "other")]
+        edits = [Edit(schedule, schedule.model_copy(update={"source": source})) for source in ("one", "other")]
         answers = await asyncio.gather(
-            one.schedules.write([edits[0]]), other.schedules.write([edits[1]]), return_exceptions=True
+            one.schedules.write(edit=edits[:1]), other.schedules.write(edit=edits[1:]), return_exceptions=True
         )
         assert sorted(type(answer).__name__ for answer in answers) == ["Conflict", "NoneType"]
         assert (await look_at(one, schedule.id)).revision == 2
@@ -206,7 +282,7 @@ async def test_p17_no_fire_before_its_time(store: Store) -> None:
 
 async def test_p17_no_second_fire_while_one_is_open(store: Store) -> None:
     held = await begun(store)
-    [schedule] = await kept(store, a_schedule(revision=held.revision))
+    schedule = await edited(store, held, schedule="@hourly", next_fire_at=now() - MINUTE)
     assert schedule.next_fire_at is not None
 
     assert await begin(store, schedule, "s2") is None
@@ -219,16 +295,16 @@ async def test_p17_what_changed_since_the_look_does_not_fire(store: Store, chang
     [schedule] = await kept(store, a_schedule())
     match change:
         case "edited":
-            await kept(store, schedule)
+            await edited(store, schedule)
         case "disabled":
-            await kept(store, schedule.model_copy(update={"enabled": False}))
+            await edited(store, schedule, enabled=False)
             schedule = await look_at(store)
         case "fired":
             held = await begin(store, schedule)
             assert held is not None
             await store.schedules.end_fires([FireEnd(held, "fire:s@t")])
         case "deleted":
-            await store.schedules.write([], [schedule])
+            await store.schedules.write(delete=[schedule])
     before = await store.schedules.all()
 
     assert await begin(store, schedule, "s2") is None
@@ -309,7 +385,7 @@ async def test_p17_an_overlap_skip_is_counted_with_the_clear_once(store: Store) 
 async def test_p17_a_clear_that_comes_late_leaves_the_next_fire_alone(store: Store) -> None:
     first = await begun(store)
     await store.schedules.end_fires([FireEnd(first, "fire:s@1")])
-    [schedule] = await kept(store, a_schedule(revision=first.revision, schedule="@hourly"))
+    schedule = await edited(store, first, schedule="@hourly", next_fire_at=now() - MINUTE)
     second = await begin(store, schedule)
     assert second is not None
 
@@ -497,9 +573,9 @@ async def test_a_write_of_the_whole_set_is_a_conflict_when_anything_changed(stor
         case "created":
             await kept(store, a_schedule("new"))
         case "edited":
-            await kept(store, schedule)
+            await edited(store, schedule)
         case "deleted":
-            await store.schedules.write([], [schedule])
+            await store.schedules.write(delete=[schedule])
     before = await store.schedules.all()
 
     with pytest.raises(Conflict):
@@ -547,11 +623,11 @@ async def test_what_changed_since_the_look_is_not_marked_overdue(store: Store, c
     [read] = await kept(store, a_schedule())
     match change:
         case "edited":
-            await kept(store, read)
+            await edited(store, read)
         case "succeeded":
             await store.schedules.record_runs([RunEnd("s", "t", TaskStatus.COMPLETED, now(), 1)])
         case "deleted":
-            await store.schedules.write([], [read])
+            await store.schedules.write(delete=[read])
 
     assert not await store.schedules.mark_overdue(read, now())
 
