@@ -56,9 +56,11 @@ def note(path: Path, workload: str, runs: dict[str, Any]) -> None:
     """Keep the description, and when this workload was measured."""
     kept: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     measured = kept.get("measured", {})
-    measured[workload] = {"at": datetime.now(UTC).isoformat(timespec="seconds"), **runs}
+    described = describe()
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    measured[workload] = {"at": at, "processor": described["machine"]["processor"], **runs}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({**describe(), "measured": measured}, indent=1) + "\n")
+    path.write_text(json.dumps({**described, "measured": measured}, indent=1) + "\n")
 
 
 def _peers() -> dict[str, str]:

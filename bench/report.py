@@ -77,7 +77,11 @@ def _summary(results: Sequence[Result], described: dict[str, Any], *, trial: boo
     lines = verdicts(results)
     met, unmet = (sum(line.met is each for line in lines) for each in (True, False))
     machine = described.get("machine", {})
-    where = f" One machine did everything: {machine.get('cores')} cores, {machine.get('processor')}." if machine else ""
+    where = (
+        f" One machine of {machine.get('cores')} cores did all of a workload; which one stands under Method."
+        if machine
+        else ""
+    )
     table = _table(("Target", "Measured", ""), ((line.target, line.measured, words[line.met]) for line in lines))
     return (
         f"# Benchmark\n\n{opening}\n\n"
@@ -203,7 +207,10 @@ def _method(described: dict[str, Any]) -> str:
         for group in ("machine", "servers", "Verger", "peers")
         if group in described
     )
-    measured = ", ".join(f"{workload} {each['at']}" for workload, each in described.get("measured", {}).items())
+    measured = ", ".join(
+        f"{workload} {each['at']} ({each.get('processor', 'unknown')})"
+        for workload, each in described.get("measured", {}).items()
+    )
     systems = _table(
         ("System", "How it is run", "What it does not keep"),
         ((system.title, system.setup, system.lacks) for system in SYSTEMS),
