@@ -3,6 +3,7 @@
 #   PYTHON  another interpreter for .venv: make test PYTHON=python3.12
 
 .DEFAULT_GOAL := help
+OTHER_RABBITMQ = $(if $(filter 4,$(RABBITMQ)),TESTS_RABBITMQ=.cache/rabbitmq-4)
 .PHONY: help run test bench faults soak check format setup clean
 
 help: ## List these commands
@@ -22,11 +23,11 @@ bench: ## Measure Verger beside its peers, and write bench/report.md: about 40 m
 
 faults: ## Do to Verger what docs/fault-matrix.md says, and write that page: make faults RABBITMQ=4; under 40 minutes
 	@scripts/setup faults
-	@exec env $(if $(filter 4,$(RABBITMQ)),TESTS_RABBITMQ=.cache/rabbitmq-4) .venv/bin/python -m tests.faults $(ARGS)
+	@exec env $(OTHER_RABBITMQ) .venv/bin/python -m tests.faults $(ARGS)
 
-soak: ## Random faults at half load: make soak SEED=7 MINUTES=5; 20 minutes unless told otherwise
-	@scripts/setup test
-	@exec .venv/bin/python -m tests.faults.soak $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
+soak: ## Random faults at half load: make soak SEED=7 MINUTES=5 RABBITMQ=4; 20 minutes unless told otherwise
+	@scripts/setup faults
+	@exec env $(OTHER_RABBITMQ) .venv/bin/python -m tests.faults.soak $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
 
 check: ## Check style, format, types and layers
 	@scripts/setup check

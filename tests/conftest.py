@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pymongo
@@ -16,12 +15,14 @@ import structlog
 from hypothesis import HealthCheck, settings
 
 from service.logs import bind
-from tests.servers import MongoServer, RabbitServer, Server
+from tests.servers import MongoServer, RabbitServer, Server, server_data
 
 DatabaseClient = pymongo.MongoClient[dict[str, Any]]
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # What tests start hears Ctrl-C, although a shell that put the run into the background lets it ignore that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # A cancelled run ends like an interrupted one: with its fixtures undone.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # No examples are refused for the pace of the machine. They are the same in each run, but new ones in a long run.
@@ -65,7 +66,7 @@ def servers(request: pytest.FixtureRequest) -> Iterator[Servers]:
     """Both servers; those that this run is going to need boot side by side."""
     needed = {name for item in request.session.items for name in getattr(item, "fixturenames", ())}
     with ExitStack() as undo:
-        folder = Path(undo.enter_context(TemporaryDirectory(prefix="verger-tests-", ignore_cleanup_errors=True)))
+        folder = Path(undo.enter_context(server_data()))
         mongo, rabbit = MongoServer(folder / "mongo"), RabbitServer(folder / "rabbit")
         starting: list[tuple[str, Server]] = [("mongo_server", mongo), ("rabbit_server", rabbit)]
         for fixture, server in starting:

@@ -16,6 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import aio_pika
 
@@ -24,6 +25,17 @@ from service.mongod import find_mongod, mongod_command
 from service.store.mongo.replica import ensure_replica_set
 
 READY_SECONDS = 90.0
+IN_MEMORY = Path("/dev/shm")
+ROOM_BYTES = 4 << 30
+
+
+def server_data() -> "TemporaryDirectory[str]":
+    """A folder for servers, in memory where there is room: a slow disk stalls them for seconds, which no test asks for.
+
+    What tests do to servers leaves it as it is, ``kill -9`` too.
+    """
+    roomy = os.access(IN_MEMORY, os.W_OK) and shutil.disk_usage(IN_MEMORY).free >= ROOM_BYTES
+    return TemporaryDirectory(prefix="verger-tests-", dir=IN_MEMORY if roomy else None, ignore_cleanup_errors=True)
 
 
 class Server(ABC):

@@ -34,6 +34,7 @@ from service.child_process import free_port
 from service.errors import Conflict, NotFound, Unavailable
 from service.logs import configure_logs
 from service.settings import Settings
+from service.store.port import Edit
 from tests.faults.__main__ import KEPT, main as make_page
 from tests.faults.kit.fleet import Fleet
 from tests.faults.kit.invariants import Findings, check, check_fires
@@ -83,7 +84,8 @@ class Soak:
     ) -> None:
         """``wires``: the proxies through which workers and schedulers reach the servers."""
         self.fleet, self.mongo, self.rabbit, self.wires = fleet, mongo, rabbit, wires
-        self.random = random.Random(seed)
+        self.random, self._luck = random.Random(seed), random.Random(f"load {seed}")
+        """Of the faults, and of the load: how many tasks there were by then changes no fault."""
         self.members: list[Member] = []
         self.accepted: list[str] = []
         self.refused = 0
@@ -150,7 +152,7 @@ class Soak:
 
     async def _enqueue_one(self) -> None:
         kind, body, delay = "fault.work", {"seconds": SECONDS}, None
-        match random.random():
+        match self._luck.random():
             case luck if luck < 0.08:
                 kind, body = "fault.flaky", {}
             case luck if luck < 0.1:
@@ -158,14 +160,14 @@ class Soak:
             case luck if luck < 0.15:
                 kind, body = "fault.threaded", {"seconds": 0.1}
             case luck if luck < 0.25:
-                delay = timedelta(seconds=random.randint(1, 5))
+                delay = timedelta(seconds=self._luck.randint(1, 5))
         try:
             task = await self.fleet.client.enqueue(kind, body, delay=delay)
         except Unavailable:
             self.refused += 1
             return
         self.accepted.append(task.id)
-        if random.random() < 0.01:
+        if self._luck.random() < 0.01:
             with suppress(Conflict, NotFound, Unavailable):
                 await self.fleet.client.cancel(task.id, force=True)
 
@@ -387,12 +389,21 @@ class Soak:
             await self.fleet.until(lambda: bool(over()), "everything to end", QUIET)
         return time.monotonic() - begun
 
+    async def _disable(self, name: str) -> bool:
+        schedule = await self.fleet.store.schedules.get(name)
+        assert schedule is not None
+        disabled = schedule.model_copy(update={"enabled": False, "next_fire_at": None})
+        try:
+            await self.fleet.store.schedules.write(edit=[Edit(schedule, disabled)])
+        except Conflict:
+            return False
+        return True
+
     async def check(self) -> Findings:
         each, single = await self._accounted("each"), await self._accounted("single")
         for name in ("each", "single"):
-            schedule = await self.fleet.store.schedules.get(name)
-            assert schedule is not None
-            await self.fleet.store.schedules.write([schedule.model_copy(update={"enabled": False})])
+            while not await self._disable(name):
+                pass  # it fired between the look and the write
         fires = [
             f"fire:each@{(self.begun + number * EVERY).isoformat().replace('+00:00', 'Z')}" for number in range(each)
         ]
@@ -479,6 +490,8 @@ def report(here: Soak, findings: Findings, recovery: float, seed: int, minutes: 
         "MongoDB": str(here.fleet._database.server_info()["version"]),
     }
     faults = sum(here.tally.times.values())
+    assert faults >= minutes, "there were hardly any faults: this shows nothing"
+    assert told["task.rescued"] or not here.tally.times["member killed"], "nobody felt that workers were killed"
     Recorder(versions)(
         "Soak",
         f"{minutes:g} minutes of random faults at half load, seed {seed}",

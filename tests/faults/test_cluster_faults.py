@@ -16,6 +16,7 @@ from tests.faults.kit.rabbit_cluster import RabbitCluster, RabbitNode
 from tests.faults.kit.record import Recorder
 from tests.faults.kit.trial import Bite, ran_once, suffer
 from tests.promises.installation import PATIENT
+from tests.servers import server_data
 
 pytestmark = pytest.mark.long
 
@@ -23,10 +24,11 @@ Fault = Callable[[Fleet, RabbitCluster, RabbitNode], Awaitable[Bite]]
 
 
 @pytest.fixture(scope="module")
-def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitCluster]:
-    made = RabbitCluster(tmp_path_factory.mktemp("cluster"))
-    yield made
-    made.stop()
+def nodes() -> Iterator[RabbitCluster]:
+    with server_data() as folder:
+        made = RabbitCluster(Path(folder) / "cluster")
+        yield made
+        made.stop()
 
 
 @pytest.fixture

@@ -1,8 +1,12 @@
 """What befalls the network between a process and a server, under a load of real processes."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from itertools import pairwise
 
+import httpx
 import pytest
 
 from tests.faults.kit.fleet import Fleet
@@ -15,6 +19,8 @@ from tests.servers import MongoServer, RabbitServer
 CUT = 8.0
 """Longer than a claim lives without a heartbeat here, and than an operation or a confirm may take."""
 BAD = 5.0
+TAKEN, UNAVAILABLE = (200, 201), 503
+"""200: it was stored by a try whose reply was lost."""
 
 Fault = Callable[[Proxy], Awaitable[str]]
 
@@ -89,12 +95,42 @@ async def bad(proxy: Proxy, toxic: Toxic, count: str) -> str:
     return f"{proxy.counts[count] - before} chunks {count}"
 
 
+@asynccontextmanager
+async def callers(fleet: Fleet, behind: Mapping[str, str], load: Load) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """Tasks come through an API too, as long as this lasts; yields what waits until that takes another one."""
+    api = await fleet.start("api", environment={**behind, "VERGER_API_PORT": "0"})
+    [address] = [line["url"] for line in api.events("api.started")]
+    taken: list[str] = []
+    stopped = asyncio.Event()
+
+    async def goes_on() -> None:
+        before = len(taken)
+        await fleet.until(lambda: len(taken) > before, "the API to take a task", PATIENCE)
+
+    async def call() -> None:
+        async with httpx.AsyncClient(base_url=address, trust_env=False, timeout=PATIENCE) as http:
+            while not stopped.is_set():
+                answer = await http.post("/admin/tasks/fault.work", json={"seconds": 0.2})
+                assert answer.status_code in (*TAKEN, UNAVAILABLE), answer.text
+                if answer.status_code in TAKEN:
+                    taken.append(answer.json()["task"]["id"])
+                    load.accepted.append(taken[-1])
+                await asyncio.sleep(0.1)
+
+    calling = asyncio.create_task(call())
+    try:
+        yield goes_on
+    finally:
+        stopped.set()
+        await calling
+
+
 FAULTS: list[Fault] = [black_hole, deaf, mute, reset, refused, slow, sliced, narrow]
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("server", ["store", "broker"])
-@pytest.mark.parametrize("role", ["worker", "scheduler"])
+@pytest.mark.parametrize("role", ["worker", "scheduler", "api"])
 async def test_a_bad_network_loses_nothing_and_accepts_no_end_twice(
     fleet: Fleet,
     record: Recorder,
@@ -110,20 +146,27 @@ async def test_a_bad_network_loses_nothing_and_accepts_no_end_twice(
         workers = [await fleet.start("worker", environment=behind if role == "worker" else None)]
         workers.append(await fleet.start("worker"))
         bites: list[tuple[Fault, str, float]] = []
-        async with Load(fleet, workers) as load:
-            await load.flows()
+        stored = [0]  # how many tasks there were after each fault
+        async with AsyncExitStack() as stack:
+            load = await stack.enter_async_context(Load(fleet, workers))
+            goes_on: Callable[[], Awaitable[None]] = load.flows
+            if role == "api":
+                goes_on = await stack.enter_async_context(callers(fleet, behind, load))
+            await goes_on()
             for fault in FAULTS:
                 bite = await fault(proxy)
                 bites.append((fault, bite, await load.recovers(fleet.now())))
-                fleet.oplog.read()
+                stored.append(len(fleet.oplog.read().states))
+                await goes_on()
         findings = await load.check()
         again = len(ran_again(fleet, load))
-    for fault, bite, took in bites:
+    stored[-1] = findings.tasks  # with what was asked for after the last
+    for (fault, bite, took), (before, after) in zip(bites, pairwise(stored), strict=True):
         record(
             "Network",
             f"{role} and {server}: {(fault.__doc__ or '').strip()}",
             happened=f"all completed; {again} tasks ran again under all {len(FAULTS)} faults of this pair",
             bite=bite,
-            findings=findings,
+            findings=replace(findings, tasks=after - before),
             recovery=took,
         )

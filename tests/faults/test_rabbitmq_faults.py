@@ -416,6 +416,30 @@ async def test_a_frozen_broker_hangs_nobody_and_is_left_by_the_heartbeat(
     await recovered(broker, consumer, inbox)
 
 
+async def test_a_broker_that_confirms_nothing_is_not_taken_for_one_that_answers(
+    broker: RabbitBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After its disk was full a node lives on and answers, but its queues are down until it is restarted."""
+
+    async def lost(*_: object) -> None:
+        pass
+
+    monkeypatch.setattr(publisher, "CONFIRM_SECONDS", 0.3)
+    assert await broker.publish(ONE) == [True]
+    await broker.ping()
+    with monkeypatch.context() as patch:
+        patch.setattr("aiormq.channel.Channel._on_confirm_frame", lost)
+        assert await broker.publish(ONE) == [False]
+
+        with pytest.raises(BrokerUnavailable, match="does not answer what is published"):
+            await broker.ping()
+        patch.setattr(publisher, "STALLED_SECONDS", 0.0)
+        await broker.ping()
+
+    await eventually(lambda: broker.publish(ONE), [True])
+    await broker.ping()
+
+
 async def test_an_answer_after_the_stall_ends_it(
     broker: RabbitBroker, rabbit_server: RabbitServer, log_book: LogBook, monkeypatch: pytest.MonkeyPatch
 ) -> None:

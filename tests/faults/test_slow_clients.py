@@ -17,6 +17,9 @@ from tests.promises.installation import PATIENCE, Process
 COUNT = 2000
 DESCRIPTORS = 1024
 """What a process may open on most machines, unless somebody says otherwise."""
+PATIENT_SECONDS = 5.0
+"""What three requests of others may take in the middle: a slow machine stays below, and who queues behind 2,000 does
+not."""
 
 
 @pytest.mark.long
@@ -53,11 +56,13 @@ async def test_2000_slow_clients_keep_nobody_else_waiting(fleet: Fleet, record: 
     assert threads < 200
     assert quiet(process) == []
     waits.sort()
+    usual = waits[len(waits) // 2]
+    assert usual < PATIENT_SECONDS, waits
     record(
         "API",
         f"{COUNT:,} slow clients on the port of the {'API' if door == 'api' else 'probes'}: mute, dripping heads, "
         "dripping bodies, deaf",
-        happened=f"three requests of others took {waits[len(waits) // 2]:.2f} s, at most {waits[-1]:.2f} s; "
+        happened=f"three requests of others took {usual:.2f} s, at most {waits[-1]:.2f} s; "
         f"{opened} descriptors, {threads} threads",
         bite=f"{slow.counts['opened']:,} connections, {slow.counts['closed']:,} of them closed by the server",
         findings=findings,

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ from tests.faults.kit.load import PATIENCE
 from tests.faults.kit.mongo_set import MongoSet
 from tests.faults.kit.record import Recorder
 from tests.faults.kit.trial import Bite, suffer
+from tests.servers import server_data
 
 pytestmark = pytest.mark.long
 
@@ -23,10 +25,11 @@ Fault = Callable[[Fleet, MongoSet], Awaitable[Bite]]
 
 
 @pytest.fixture(scope="module")
-def members(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MongoSet]:
-    made = MongoSet(tmp_path_factory.mktemp("set"))
-    yield made
-    made.stop()
+def members() -> Iterator[MongoSet]:
+    with server_data() as folder:
+        made = MongoSet(Path(folder) / "set")
+        yield made
+        made.stop()
 
 
 @pytest.fixture

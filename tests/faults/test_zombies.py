@@ -10,7 +10,7 @@ from schemas.schedule import Misfire, Overlap, Schedule
 from tests.faults.kit.fleet import Fleet
 from tests.faults.kit.invariants import check, check_fires
 from tests.faults.kit.record import Recorder
-from tests.promises.installation import STALE_SECONDS, Process
+from tests.promises.installation import STALE_SECONDS
 
 QUICK = "fault.work"
 
@@ -41,21 +41,18 @@ async def test_a_worker_that_wakes_after_its_claims_were_taken_changes_nothing(
         lambda: held <= {line.task for line in fleet.ledger.lines("start", pid=other.pid)}, "the other to run them too"
     )
     zombie.signal(signal.SIGCONT)
-    await fleet.until(lambda: refusals(zombie) > 0, "the zombie to hear of it")
+    await fleet.until(lambda: bool(zombie.events("task.refused")), "an end of the zombie to be refused")
     findings = await check(fleet, ids)
 
+    refused, lost = len(zombie.events("task.refused")), len(zombie.events("claim.lost"))
     record(
         "Processes",
         f"worker: stopped past the stale-claim timeout, then continued ({task_type})",
         happened=f"{len(held)} runs taken over; what the zombie wrote was refused",
-        bite="the zombie's lines `claim.lost` and `task.refused`",
+        bite=f"the zombie's lines: {refused} `task.refused`, {lost} `claim.lost`",
         findings=findings,
         recovery=fleet.recovery(stopped_at, held),
     )
-
-
-def refusals(process: Process) -> int:
-    return len(process.events("claim.lost")) + len(process.events("task.refused"))
 
 
 @pytest.mark.long

@@ -152,7 +152,7 @@ async def test_the_production_overlay_runs_and_is_rolled_under_load_and_nothing_
 
     # One dies without grace: the other takes what it had.
     victim, other = [pod for pod in node.pods if pod.container.workload["metadata"]["name"] == POOL and pod.alive]
-    tasks = await seen.client.enqueue_many([NewTask("test.work", {"seconds": 3}) for _ in range(40)])
+    tasks = await seen.enqueue_surely(*(NewTask("test.work", {"seconds": 3}) for _ in range(40)))
     ids = [task.id for task in tasks]
     await seen.until(lambda: {victim.pid, other.pid} <= pids(seen, ids), "work in both")
     victim.kill()
@@ -188,7 +188,7 @@ async def test_the_dev_overlay_is_a_whole_verger_in_one_pod(tmp_path: Path) -> N
 async def come_in(seen: Installation, ids: list[str]) -> None:
     """Ten tasks, again and again."""
     while True:
-        tasks = await seen.client.enqueue_many([NewTask("test.work", {"seconds": 0.5}) for _ in range(10)])
+        tasks = await seen.enqueue_surely(*(NewTask("test.work", {"seconds": 0.5}) for _ in range(10)))
         ids += [task.id for task in tasks]
         await asyncio.sleep(0.5)
 
@@ -201,7 +201,9 @@ async def leave(worker: Pod, seen: Installation, ids: list[str]) -> None:
         return bool(seen.marks(pid=worker.pid, task={"$in": held}))
 
     while not holds():
-        held += [(await seen.client.enqueue("test.work", {"seconds": LONG})).id for _ in range(4)]
+        held += [
+            task.id for task in await seen.enqueue_surely(*(NewTask("test.work", {"seconds": LONG}) for _ in range(4)))
+        ]
         ids += held[-4:]
         with suppress(AssertionError):
             await seen.until(holds, "a long run in this worker", 5)

@@ -10,8 +10,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pika
 from pymongo import MongoClient
@@ -21,7 +23,8 @@ from schemas.task import Task, TaskStatus
 from service.broker.names import Names
 from service.broker.rabbitmq import RabbitBroker
 from service.child_process import ending_with_parent
-from service.client import Client
+from service.client import Client, NewTask
+from service.errors import StoreUnavailable
 from service.registry import Registry, load
 from service.store.mongo import MongoStore
 
@@ -159,6 +162,17 @@ class Installation:
             )
             assert process.alive, process.log()[-5:]
         return process
+
+    async def enqueue_surely(self, *tasks: NewTask) -> list[Task]:
+        """As a caller does it who may not lose one: when the store does not answer, the same ids again."""
+        named = [replace(task, id=task.id or uuid4().hex) for task in tasks]
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return await self.client.enqueue_many(named)
+            except StoreUnavailable:
+                if time.monotonic() > deadline:
+                    raise
 
     # ---- looking ---------------------------------------------------------------------------------
 

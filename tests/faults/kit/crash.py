@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tests.faults.kit import ledger
+from tests.faults.kit import ledger, suspension
 
 CRASH = "FAULTS_CRASH"
 """The variable that names the step, and how often it is survived: ``claimed:3``."""
@@ -139,4 +139,5 @@ if __name__ == "__main__":
     # Run as a program this module is not the one of its name: the ledger is, and it is what all share.
     if order := os.environ.get(CRASH):
         arm(order)
+    suspension.arm_if_told()
     sys.exit(main())

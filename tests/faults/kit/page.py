@@ -6,7 +6,9 @@ from statistics import median
 
 from tests.faults.kit.record import Result
 
-PARTS = ("Processes", "Clocks", "Messages", "Broker", "Database", "Network", "API", "Soak")
+SOAK = "Soak"
+"""The part whose results are of many faults each."""
+PARTS = ("Processes", "Clocks", "Messages", "Broker", "Database", "Network", "API", SOAK)
 """In the order of the page; others follow."""
 
 HEAD = """\
@@ -24,11 +26,13 @@ writes. After every fault this holds, or the run fails:
 - no task was claimed while it was claimed, no claim ran twice, and what was accepted as a task's result is what the
   last claim did;
 - no task had more attempts than it may have, and none rose from its end without a replay;
-- each instant of a schedule made its one task.
+- where the test has a schedule, each of its instants made its one task: all under Clocks, Broker, Database and Soak,
+  those under Network but for the repeated resets, and those under Processes that say so.
 
 *Recovery* is the time from the fault to the end of the last task that it touched, median and longest where there are
 several; `-` where nothing had to recover. It includes the stale-claim timeout, which is 3 s here (30 s is the
-default), and runs that were still to be made.
+default), and runs that were still to be made. Where several faults befall one load, the tasks of a row are those that
+were stored since the fault before, and what holds is checked after the last.
 """
 
 
@@ -43,18 +47,34 @@ def _parts(results: Sequence[Result]) -> list[str]:
 
 
 def _sums(results: Sequence[Result]) -> str:
-    versions = sorted({", ".join(f"{name} {version}" for name, version in each.versions.items()) for each in results})
-    faults = len({(result.part, result.fault) for result in results})
-    tasks = sum(result.tasks for result in results)
+    """A soak is no fault of its own: counted apart."""
+    soaks = [result for result in results if result.part == SOAK]
+    others = [result for result in results if result.part != SOAK]
+    faults = len({(result.part, result.fault) for result in others})
+    counted = [f"{faults} faults, {len(others)} results, {_tasks(others)}"]
+    counted += [f"{len(soaks)} soaks, {_tasks(soaks)}"] if soaks else []
     lost, doubled = sum(result.lost for result in results), sum(result.doubled for result in results)
     return "\n".join(
         [
-            f"**{faults} faults, {len(results)} results, {tasks:,} tasks: {lost} lost, {doubled} accepted twice.**",
+            f"**{'; '.join(counted)}: {lost} lost, {doubled} accepted twice.**",
             "",
-            *(f"- {version}" for version in versions),
+            *(f"- {line}" for line in _versions(results)),
             "",
         ]
     )
+
+
+def _tasks(results: Sequence[Result]) -> str:
+    return f"{sum(result.tasks for result in results):,} tasks"
+
+
+def _versions(results: Sequence[Result]) -> list[str]:
+    """What was there together, and the days on which its runs began."""
+    days: dict[str, set[str]] = {}
+    for result in results:
+        together = ", ".join(f"{name} {version}" for name, version in result.versions.items())
+        days.setdefault(together, set()).update([result.run[:10]] if result.run else [])
+    return [f"{together}: {', '.join(sorted(on))}" if on else together for together, on in sorted(days.items())]
 
 
 def _part(name: str, results: Sequence[Result]) -> str:
@@ -65,7 +85,8 @@ def _part(name: str, results: Sequence[Result]) -> str:
     mine = sorted((result for result in results if result.part == name), key=_row)
     rows += [_cells(list(group)) for _, group in groupby(mine, _row)]
     times = [result.recovery for result in mine if result.recovery is not None]
-    sums = [f"{len(rows) - 2} faults; recovery {_times(times)}.", ""] if times else []
+    faults = len({result.fault for result in mine})
+    sums = [f"{faults} {'soaks' if name == SOAK else 'faults'}; recovery {_times(times)}.", ""] if times else []
     return "\n".join([f"## {name}", "", *sums, *rows, ""])
 
 

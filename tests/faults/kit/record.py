@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -37,7 +38,8 @@ class Recorder:
     """``record(part, fault, …)`` keeps a result."""
 
     def __init__(self, versions: Mapping[str, str]) -> None:
-        self._versions = versions
+        """``versions`` are of the servers; Python's is added."""
+        self._versions = {**versions, "Python": platform.python_version()}
 
     def __call__(
         self,

@@ -38,6 +38,16 @@ class Reading:
 
 
 @dataclass
+class Draft:
+    """What an editor made of a schedule, or of none, as he read it."""
+
+    before: Schedule | None
+    read: Timing | None
+    after: Schedule
+    new: Timing
+
+
+@dataclass
 class HeldFire:
     schedule: Schedule
     tick: int
@@ -58,6 +68,7 @@ class Base:
         self.relayed: list[Reading] = []
         self.letters: list[Reading] = []
         """Dead letters that have reached their exchange, and whose mark is still to be cleared."""
+        self.drafts: list[Draft] = []
         self.due: list[tuple[Schedule, Timing]] = []
         self.open: list[Schedule] = []
         self.opened: dict[tuple[str, str], int] = {}

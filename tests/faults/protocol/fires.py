@@ -9,7 +9,8 @@ from schemas.schedule import Misfire, Overlap, Schedule
 from service.envelope import for_stored
 from service.errors import Conflict, StoreUnavailable
 from service.fires import fire_id
-from tests.faults.protocol.base import Base, HeldFire
+from service.store.port import Edit
+from tests.faults.protocol.base import Base, Draft, HeldFire
 from tests.faults.protocol.model import Loss, Timing
 from tests.faults.protocol.steps import ACTORS, DUTIES, PICK, SCHEDULES, a_loss, among, step
 from tests.faults.protocol.world import PAST, TYPE
@@ -27,14 +28,14 @@ class Fires(Base):
         overlap=among(list(Overlap)),
         misfire=among(list(Misfire)),
         enabled=among([True, True, True, False]),
-        behind=among([0, 0, 0, 0, 1]),
+        waits=among([False, False, True]),
     )
     def edit(
-        self, schedule_id: str, every: int, overlap: Overlap, misfire: Misfire, enabled: bool, behind: int
+        self, schedule_id: str, every: int, overlap: Overlap, misfire: Misfire, enabled: bool, waits: bool
     ) -> None:
-        """By someone who has read the schedule, or the one before it."""
+        """By someone who reads the schedule and writes it at once; or ``waits``."""
         old = self.model.timings.get(schedule_id)
-        revision = max(0, (old.revision if old else 0) - behind)
+        before = self.run(self.actor(0).store.schedules.get(schedule_id))
         new = Timing(schedule_id, every, overlap.value, misfire.value, enabled, None)
         new.next = new.after(self.model.now) if enabled else None
         schedule = Schedule(
@@ -46,11 +47,29 @@ class Fires(Base):
             misfire=misfire,
             enabled=enabled,
             next_fire_at=self.world.instant(new.next) if new.next is not None else None,
-            revision=revision,
         )
-        written = self.written(put=[schedule])
-        assert written == self.model.put(new, revision)
-        self.world.happened["edited" if written else "edit refused"] += 1
+        draft = Draft(before, replace(old) if old is not None else None, schedule, new)
+        if waits:
+            self.drafts.append(draft)
+        else:
+            self.write(draft)
+
+    @step(1, pick=PICK)
+    def write_a_draft(self, pick: int) -> None:
+        """Whatever has been edited, fired, deleted and created since it was read."""
+        if self.drafts:
+            self.write(self.drafts.pop(pick % len(self.drafts)))
+
+    def write(self, draft: Draft) -> None:
+        now = self.model.timings.get(draft.new.id)
+        fired = now is not None and draft.read is not None and now.revision == draft.read.revision
+        if draft.before is None:
+            written = self.written(create=[draft.after])
+        else:
+            written = self.written(edit=[Edit(draft.before, draft.after)])
+        assert written == self.model.put(draft.new, draft.read)
+        what = "edited" if written else "edit refused after a fire" if fired else "edit refused"
+        self.world.happened[what] += 1
 
     @step(0.3, schedule_id=SCHEDULES, behind=among([0, 0, 1]))
     def remove(self, schedule_id: str, behind: int) -> None:
@@ -60,9 +79,11 @@ class Fires(Base):
         schedule = Schedule(id=schedule_id, task_type=TYPE, schedule="* * * * *", revision=old.revision - behind)
         assert self.written(delete=[schedule]) == self.model.remove(schedule_id, old.revision - behind)
 
-    def written(self, put: Sequence[Schedule] = (), delete: Sequence[Schedule] = ()) -> bool:
+    def written(
+        self, create: Sequence[Schedule] = (), edit: Sequence[Edit] = (), delete: Sequence[Schedule] = ()
+    ) -> bool:
         try:
-            self.run(self.actor(0).store.schedules.write(put, delete))
+            self.run(self.actor(0).store.schedules.write(create, edit, delete))
         except Conflict:
             return False
         return True
@@ -127,7 +148,7 @@ class Fires(Base):
         assert firing is not None
         now = actor.store.clock.now()
         task = self.fires[actor.name]._task(held.schedule, now)
-        (answer,) = self.run(actor.store.tasks.create([task], ask_again=False))
+        (answer,) = self.run(actor.store.tasks.create([task], ask_again=False, repeat=False))
         record = replace(self.recorded(task, PAST), relay=self.at(actor), schedule=held.schedule.id)
         assert (answer.by or "created") == self.model.create(record, ask_again=False)
         self.world.happened[f"fire: {answer.by or 'created'}"] += 1

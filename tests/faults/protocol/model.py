@@ -97,6 +97,8 @@ class Model:
         self.now = 0
         self.records: dict[str, Record] = {}
         self.timings: dict[str, Timing] = {}
+        self.deleted = 0
+        """The highest revision that a deleted schedule had."""
         self.paused = False
         self.tokens: set[str] = set()
         self.begun: Counter[str] = Counter()
@@ -362,14 +364,20 @@ class Model:
 
     # ---- schedules ---------------------------------------------------------------------------------------------------
 
-    def put(self, new: Timing, revision: int) -> bool:
-        """By compare-and-set on the revision that was read; what the engine keeps stays."""
+    def put(self, new: Timing, read: Timing | None) -> bool:
+        """By compare-and-set on the revision that was read, and where the times change on the next one; what the engine
+        keeps stays."""
         old = self.timings.get(new.id)
-        if revision != (old.revision if old else 0):
-            return False
-        if old is not None:
+        if old is None or read is None:
+            if old is not read:
+                return False
+            new = replace(new, revision=self.deleted + 1)
+        else:
+            times_changed = (read.every, read.enabled) != (new.every, new.enabled)
+            if old.revision != read.revision or (times_changed and old.next != read.next):
+                return False
             new = replace(new, revision=old.revision + 1, firing=old.firing, skipped=old.skipped, last=old.last)
-            if (old.every, old.enabled) == (new.every, new.enabled):
+            if not times_changed:
                 new.next = old.next
         self.timings[new.id] = new
         return True
@@ -379,6 +387,7 @@ class Model:
         if old is None or old.revision != revision:
             return False
         del self.timings[schedule_id]
+        self.deleted = max(self.deleted, revision)
         return True
 
     def upcoming(self) -> set[str]:
