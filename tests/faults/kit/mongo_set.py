@@ -1,16 +1,18 @@
-"""A replica set of three real ``mongod``, of which a test may kill, restart and depose any."""
+"""A replica set of three real ``mongod``, of which a test may kill, restart, depose and cut off any."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import bson
 import pymongo
 from pymongo.errors import PyMongoError
 
 from service.mongod import REPLICA_SET
 from service.store.mongo.database import OPTIONS
+from tests.faults.kit.mongo_link import Link, Links
 from tests.servers import READY_SECONDS, MongoServer
 
 Client = pymongo.MongoClient[dict[str, Any]]
@@ -65,10 +67,6 @@ async def failing(
 class MongoNode(MongoServer):
     """One member; it serves as soon as it answers, with or without a primary."""
 
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
-
     async def _settled(self) -> None:
         while await ask(self, "ping") is None:
             await asyncio.sleep(0.05)
@@ -78,27 +76,40 @@ class MongoNode(MongoServer):
         answer = await ask(self, "hello") if self.alive and not self._frozen else None
         return answer is not None and bool(answer["isWritablePrimary"])
 
+    def undone(self) -> int:
+        """How many of its documents were ever rolled back, since no majority had them: it keeps them in files."""
+        files = (self.folder / "data" / "rollback").glob("*/removed.*.bson")
+        return sum(len(bson.decode_all(file.read_bytes())) for file in files)
+
 
 class MongoSet:
-    """Three members, each with data and a port of its own."""
+    """Three members, each with data and a port of its own, and a link by which the others and the clients come."""
 
     def __init__(self, folder: Path) -> None:
         self.nodes = [MongoNode(folder / f"member-{n}") for n in range(3)]
-        self._begun = False
+        self.links = Links(self.nodes)
+        self._stack = ExitStack()
+        self._addresses: dict[MongoNode, str] = {}
 
     @property
     def url(self) -> str:
-        return f"mongodb://{','.join(node.address for node in self.nodes)}/?replicaSet={REPLICA_SET}"
+        return f"mongodb://{','.join(self._addresses.values())}/?replicaSet={REPLICA_SET}"
+
+    def address(self, node: MongoNode) -> str:
+        """What the set and its clients know a member by."""
+        return self._addresses[node]
 
     async def ready(self) -> None:
         """Return once it is a set with a primary; starts it if it was not."""
-        if self._begun:
+        if self._addresses:
             return
-        self._begun = True
+        for node in self.nodes:
+            link = self._stack.enter_context(Link(node, self.links))
+            self._addresses[node] = f"127.0.0.1:{link.port}"
         for node in self.nodes:
             node.spawn()
         await asyncio.gather(*(node.ready() for node in self.nodes))
-        members = [{"_id": number, "host": node.address} for number, node in enumerate(self.nodes)]
+        members = [{"_id": number, "host": self.address(node)} for number, node in enumerate(self.nodes)]
         settings = {"heartbeatIntervalMillis": HEARTBEAT_MILLISECONDS}
         config = {"_id": REPLICA_SET, "members": members, "settings": settings}
         assert await ask(self.nodes[0], "replSetInitiate", config) is not None
@@ -123,7 +134,8 @@ class MongoSet:
         return deposed, successor
 
     async def heal(self) -> None:
-        """All members run again, with one primary."""
+        """All members run again and hear each other, with one primary."""
+        self.links.mend()
         for node in self.nodes:
             await node.heal()
         await self.healthy()
@@ -140,3 +152,4 @@ class MongoSet:
     def stop(self) -> None:
         for node in self.nodes:
             node.stop()
+        self._stack.close()

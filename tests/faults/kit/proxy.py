@@ -140,15 +140,17 @@ class Proxy:
         self.counts["connections"] += 1
         pair = (writer, far_writer)
         self._pairs.add(pair)
+        up, down = self._toxics(writer.get_extra_info("peername")[1])
         try:
-            await asyncio.gather(
-                self._pass(reader, far_writer, "up", lambda: self.up),
-                self._pass(far_reader, writer, "down", lambda: self.down),
-            )
+            await asyncio.gather(self._pass(reader, far_writer, "up", up), self._pass(far_reader, writer, "down", down))
         finally:
             self._pairs.discard(pair)
             for each in pair:
                 each.close()
+
+    def _toxics(self, port: int) -> tuple[Callable[[], Toxic], Callable[[], Toxic]]:
+        """What tells, at any time, what is done to a connection from this port: up and down."""
+        return lambda: self.up, lambda: self.down
 
     async def _pass(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, name: str, toxic: Callable[[], Toxic]
