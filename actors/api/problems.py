@@ -11,7 +11,16 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from schemas.problem import MEDIA_TYPE, Problem, WrongField
-from service.errors import SHOWN, Conflict, InvalidInput, InvalidSchedule, NotFound, Outdated, Unavailable
+from service.errors import (
+    SHOWN,
+    ConfigError,
+    Conflict,
+    InvalidInput,
+    InvalidSchedule,
+    NotFound,
+    Outdated,
+    Unavailable,
+)
 
 MEANINGS = {
     400: "The request cannot be read.",
@@ -28,7 +37,7 @@ MEANINGS = {
     422: "A value is wrong; `errors` names the field, the value and the fix.",
     429: "Too many attempts with wrong keys; `Retry-After` says for how many seconds.",
     500: "Verger failed; `reference` is in its log.",
-    503: "The store or the broker cannot be reached, or did not answer in time.",
+    503: "The store or the broker cannot be reached, did not answer in time, or refuses the API.",
 }
 
 
@@ -61,7 +70,7 @@ def explain_errors(app: FastAPI) -> None:
     app.add_exception_handler(InvalidInput, _invalid)
     app.add_exception_handler(RequestValidationError, _not_valid)
     app.add_exception_handler(HTTPException, _refused)
-    for kind, status in ((NotFound, 404), (Conflict, 409), (Outdated, 412), (Unavailable, 503)):
+    for kind, status in ((NotFound, 404), (Conflict, 409), (Outdated, 412), (Unavailable, 503), (ConfigError, 503)):
         app.add_exception_handler(kind, _ours(status))
 
 

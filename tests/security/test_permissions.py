@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack
@@ -21,6 +22,7 @@ from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.errors import OperationFailure
 
+from actors.cli.failure import UNREADY
 from actors.composition import task_types
 from schemas.access import KeyRole
 from schemas.task import TaskStatus
@@ -208,6 +210,32 @@ async def test_events_are_heard_on_the_command_line_and_over_http_with_these_use
     assert (tail.returncode, json.loads(printed)["taskId"]) == (0, "heard")
     assert streamed["taskId"] == "heard"
     assert secured.rabbit.refused() == refused_before
+
+
+async def test_who_may_not_listen_to_events_is_told_what_to_grant(secured: Secured, installation: Installation) -> None:
+    key, kept = create_key("eve", KeyRole.VIEWER)
+    api_user = {**as_user(secured, "api"), "VERGER_AMQP_URL": as_user(secured, "worker")["VERGER_AMQP_URL"]}
+    api = await installation.start("api", environment={**api_user, "VERGER_API_KEYS": str(kept)})
+    (line,) = api.events("api.started")
+    request = urllib.request.Request(line["url"] + "/admin/events")
+    request.add_header("Authorization", f"Bearer {key}")
+
+    with pytest.raises(urllib.error.HTTPError) as answer:
+        await asyncio.to_thread(urllib.request.urlopen, request, timeout=PATIENCE)
+    tail = await asyncio.create_subprocess_exec(
+        *ending_with_parent(sys.executable, "-m", "actors.cli", "events", "tail"),
+        cwd=ROOT,
+        env={**os.environ, **installation.environment, **as_user(secured, "worker")},
+        stderr=subprocess.PIPE,
+    )
+    async with asyncio.timeout(PATIENCE):
+        _, said = await tail.communicate()
+
+    assert answer.value.code == 503
+    assert "grant 'verger-worker'" in json.load(answer.value)["detail"]
+    assert "grant 'verger-worker'" in " ".join(said.decode().split()), said
+    assert tail.returncode == UNREADY
+    assert "was lost" not in said.decode()
 
 
 def first_data(stream: Iterable[bytes]) -> Any:

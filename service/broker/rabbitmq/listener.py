@@ -37,12 +37,13 @@ class Listener:
         self._exchange, self._key, self._name, self._arguments = exchange, key, name, arguments
         self._on_body, self._on_lost = on_body, on_lost
         self._queue = ""
-        self._leaving = False
+        self._listening = False
         self._feed = Feed(link, address, self._subscribe, self._lost, redeclare, log.bind(queue=exchange))
 
     async def open(self) -> None:
         """Subscribe. Raises BrokerUnavailable or ConfigError."""
         await self._feed.open()
+        self._listening = True  # what fails before is no interruption
 
     async def rebind(self) -> None:
         """Bind the queue again, after the exchange was declared again; it may be a new one. Never raises
@@ -55,16 +56,16 @@ class Listener:
 
     async def close(self) -> None:
         """Listen no more; the queue goes with its only consumer."""
-        self._leaving = True
+        self._listening = False
         await self._feed.close()
 
     async def forsake(self) -> None:
         """Attach no more; the connection is about to be closed."""
-        self._leaving = True
+        self._listening = False
         await self._feed.forsake()
 
     def _lost(self) -> None:
-        if not self._leaving:
+        if self._listening:
             self._on_lost()
 
     async def _subscribe(self, channel: Channel) -> str:
