@@ -13,6 +13,7 @@ from tests.faults.kit.fleet import Fleet
 from tests.faults.kit.invariants import check, check_fires
 from tests.faults.kit.record import Recorder
 from tests.promises.installation import STALE_SECONDS
+from tests.promises.wrong_clock import faked
 
 JUMPS = ("+600s", "-600s", "+0s", "-7200s", "+7200s")
 """How wrong the clock is from then on."""
@@ -36,13 +37,7 @@ class Clock:
 
     @property
     def environment(self) -> dict[str, str]:
-        [library] = Path("/usr").glob("lib*/*/faketime/libfaketime.so.1")
-        return {
-            "LD_PRELOAD": str(library),
-            "FAKETIME_TIMESTAMP_FILE": str(self._file),
-            "FAKETIME_NO_CACHE": "1",
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        }
+        return faked(FAKETIME_TIMESTAMP_FILE=str(self._file), FAKETIME_NO_CACHE="1")
 
 
 @pytest.mark.long

@@ -2,27 +2,21 @@
 alive."""
 
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 
 from schemas.schedule import Overlap, Schedule
 from schemas.task import TaskStatus
 from tests.promises.installation import STALE_SECONDS, Installation
-
-
-def wrong_clock(seconds: int) -> dict[str, str]:
-    """Environment of a process whose wall clock is wrong; its monotonic clock is right, as it is everywhere."""
-    [library] = Path("/usr").glob("lib*/*/faketime/libfaketime.so.1")
-    return {"LD_PRELOAD": str(library), "FAKETIME": f"{seconds:+d}s", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+from tests.promises.wrong_clock import faked
 
 
 @pytest.mark.parametrize(("scheduler_off", "worker_off"), [(600, -600), (-600, 600)])
 async def test_clocks_ten_minutes_fast_and_slow_change_nothing(
     installation: Installation, scheduler_off: int, worker_off: int
 ) -> None:
-    await installation.start("scheduler", environment=wrong_clock(scheduler_off))
-    await installation.start("worker", environment=wrong_clock(worker_off))
+    scheduler = await installation.start("scheduler", environment=faked(FAKETIME=f"{scheduler_off:+d}s"))
+    worker = await installation.start("worker", environment=faked(FAKETIME=f"{worker_off:+d}s"))
     now = installation.store.clock.now()
     start = datetime.fromtimestamp(now.timestamp() // 2 * 2 + 4, UTC)
     schedule = Schedule(
@@ -47,3 +41,4 @@ async def test_clocks_ten_minutes_fast_and_slow_change_nothing(
     fires = list(installation.tasks.find(fired).sort("fireAt", 1))
     assert [fire["fireAt"] for fire in fires] == [start + timedelta(seconds=2 * n) for n in range(len(fires))]
     assert all(timedelta() <= fire["startedAt"] - fire["fireAt"] < timedelta(seconds=20) for fire in fires)
+    assert not [line for process in (scheduler, worker) for line in process.log() if "raw" in line]  # no thread failed
