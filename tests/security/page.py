@@ -19,10 +19,17 @@ def rabbitmq_commands() -> str:
 
 def mongodb_commands(password: str) -> list[dict[str, Any]]:
     """What mongosh would send, each prompt for a password answered."""
-    (script,) = [text for kind, text in _blocks() if kind == "js"]
+    (script,) = [text for kind, text in _blocks() if kind == "js" and "passwordPrompt" in text]
     found = [text.replace("passwordPrompt()", json.dumps(password)) for text in _COMMAND.findall(script)]
     assert len(found) == script.count("db.")
     return [json.loads(text) for text in found]
+
+
+def certificate_user() -> tuple[str, dict[str, Any]]:
+    """The database and the command that make a user of a client certificate."""
+    (script,) = [text for kind, text in _blocks() if kind == "js" and "$external" in text]
+    (found,) = re.findall(r'^db\.getSiblingDB\("(.*)"\)\.runCommand\((.*)\)$', script, re.MULTILINE)
+    return found[0], json.loads(found[1])
 
 
 def kubernetes_patches() -> str:

@@ -40,6 +40,7 @@ from service.store.port import Retention
 from tests.actors.receivers import certificate
 from tests.promises.installation import PATIENCE, ROOT, Installation, Process
 from tests.security.conftest import Secured
+from tests.security.page import certificate_user
 from tests.security.servers import ClientCertificate
 
 EXAMPLE = ROOT / "examples" / "schedules.json"
@@ -600,8 +601,8 @@ async def test_a_client_certificate_is_shown_to_both_servers(secured: Secured, t
     for_mongo = ClientCertificate(tmp_path / "mongo", "verger-worker", secured.mongo.authority)
     for_rabbit = ClientCertificate(tmp_path / "rabbit", "verger-worker", secured.rabbit.authority)
     with secured.mongo.as_user("root") as root:
-        roles = [{"role": "verger-worker", "db": "admin"}]
-        root["$external"].command({"createUser": for_mongo.subject, "roles": roles})
+        database, command = certificate_user()
+        root[database].command({**command, "createUser": for_mongo.subject})
     store = MongoStore(secured.mongo.url_with_certificate(tlsCertificateKeyFile=str(for_mongo.both)), "verger")
     bare = MongoStore(secured.mongo.url_with_certificate(), "verger")
     amqp_url = secured.rabbit.url_of("verger-worker", certfile=str(for_rabbit.file), keyfile=str(for_rabbit.key))

@@ -43,22 +43,31 @@ class MongoTasks(Tasks):
     ) -> list[Created]:
         if transaction is not None:
             return [await self._create_inside(task, transaction, ask_again) for task in tasks]
-        refused = await self._insert([task_document(task) for task in tasks], repeat)
-        answers = []
+        refused, repeated = await self._insert([task_document(task) for task in tasks], repeat)
+        answers: list[Created] = []
+        new: set[str] = set()
         for index, task in enumerate(tasks):
             by = refused.get(index)
             if by is None:
-                answers.append(Created(task, created=True))
+                answer = Created(task, created=True)
             else:
-                answers.append(await self._not_created(task, by, ask_again, repeat))
+                answer = await self._not_created(task, by, ask_again, repeat)
+                if repeated and task.id not in new and _is_that(answer.task, task):
+                    answer = Created(answer.task, created=True)
+            if answer.created:
+                new.add(task.id)
+            answers.append(answer)
         return answers
 
-    async def _insert(self, documents: list[Document], repeat: bool) -> dict[int, str]:
-        """Insert what is new; index → the key that refused it, for the others."""
+    async def _insert(self, documents: list[Document], repeat: bool) -> tuple[dict[int, str], bool]:
+        """Insert what is new; index → the key that refused it, for the others, and whether it took several tries."""
         if not documents:
-            return {}
+            return {}, False
+        tries = 0
 
         async def insert() -> dict[int, str]:
+            nonlocal tries
+            tries += 1
             try:
                 await self._tasks.insert_many(documents, ordered=False)
             except BulkWriteError as error:
@@ -69,7 +78,8 @@ class MongoTasks(Tasks):
                 return {problem["index"]: next(iter(problem["keyPattern"])) for problem in problems}
             return {}
 
-        return await (self._database.repeat(insert) if repeat else self._database.once(insert))
+        refused = await (self._database.repeat(insert) if repeat else self._database.once(insert))
+        return refused, tries > 1
 
     async def _not_created(self, task: Task, by: str, ask_again: bool, repeat: bool) -> Created:
         while True:
@@ -85,7 +95,7 @@ class MongoTasks(Tasks):
                 if noted is not None and stored is not None:
                     return Created(stored, created=False, by="live_key")
             # What refused it is gone: try again (P4).
-            refused = await self._insert([task_document(task)], repeat)
+            refused, _ = await self._insert([task_document(task)], repeat)
             if not refused:
                 return Created(task, created=True)
             by = refused[0]
@@ -324,6 +334,11 @@ class MongoTasks(Tasks):
 def _lines(push: Document) -> list[HistoryEntry]:
     """What a push adds to a history."""
     return [HistoryEntry.model_validate(line) for line in push["history"]["$each"]]
+
+
+def _is_that(stored: Task, task: Task) -> bool:
+    """Whether it was this insert that stored it: one whose reply is lost is refused, when it comes again, by itself."""
+    return (stored.id, stored.created_at) == (task.id, task.created_at)
 
 
 @dataclass(frozen=True)

@@ -311,6 +311,22 @@ async def test_what_is_idempotent_is_repeated(store: Store, wire: Wire, monkeypa
     assert (schedule.skipped, len(schedule.recent_skips), len(schedule.recent_runs)) == ({"overlap": 1}, 1, 1)
 
 
+async def test_a_task_is_new_to_the_call_that_made_it_though_the_first_reply_was_lost(
+    store: Store, wire: Wire, tasks: list[Task], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would not be published, and wait for relay."""
+    known = a_task("known")
+    await store.tasks.create([known])
+    monkeypatch.setattr(database, "REPEAT_SECONDS", 60.0)
+    wire.lose_replies("insert", times=1)
+
+    answers = await store.tasks.create([*tasks, a_task("known", created_at=known.created_at - HOUR), tasks[0]])
+
+    assert wire.lost
+    assert [answer.created for answer in answers] == [True] * len(tasks) + [False, False]
+    assert [answer.by for answer in answers] == [None] * len(tasks) + ["id", "id"]
+
+
 async def test_p18_the_task_of_a_fire_is_inserted_once_and_a_lost_reply_is_left_to_take_over(
     store: Store, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
