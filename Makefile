@@ -4,7 +4,7 @@
 
 .DEFAULT_GOAL := help
 OTHER_RABBITMQ = $(if $(filter 4,$(RABBITMQ)),TESTS_RABBITMQ=.cache/rabbitmq-4)
-.PHONY: help run test bench faults soak check format setup clean
+.PHONY: help run test bench faults soak fuzz check format setup clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s%s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -28,6 +28,10 @@ faults: ## Do to Verger what docs/fault-matrix.md says, and write that page: mak
 soak: ## Random faults at half load: make soak SEED=7 MINUTES=5 RABBITMQ=4; 20 minutes unless told otherwise
 	@scripts/setup faults
 	@exec env $(OTHER_RABBITMQ) .venv/bin/python -m tests.faults.soak $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
+
+fuzz: ## Feed what reads strangers' bytes, for a minute each, unless told otherwise: make fuzz ARGS="crontab --seconds 600"
+	@scripts/setup fuzz
+	@exec .venv/bin/python -m tests.hostile.fuzz $(ARGS)
 
 check: ## Check style, format, types and layers
 	@scripts/setup check

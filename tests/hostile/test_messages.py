@@ -3,7 +3,6 @@
 import asyncio
 import json
 import struct
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -16,42 +15,19 @@ from pamqp import commands
 from pamqp.frame import marshal
 
 from service.broker.names import Names
-from service.broker.port import MARKER, RETRY_AT, STORED, Delivery, Publication
+from service.broker.port import MARKER, RETRY_AT, STORED, Publication
 from service.broker.rabbitmq import RabbitBroker
-from service.broker.rabbitmq.tap import Tap
 from service.clock import SystemClock
-from service.envelope import clean, dead_letter, early, invalid_task, marker_of, read
+from service.envelope import clean, early, invalid_task, marker_of, read
 from service.errors import InvalidMessage, PayloadRefused
 from service.store.mongo.documents import task_document
 from tests.brokers import Inbox
 from tests.hostile.child import limited
+from tests.hostile.harnesses import CHANNEL, arriving, content, delivered, judged
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 LIMIT = 8 * 1024 * 1024
 MANY = settings(database=None, max_examples=150)
-
-
-def delivered(
-    body: bytes, headers: Mapping[str, Any] | None = None, *, key: str = "report.build", message_id: str | None = None
-) -> Delivery:
-    return Delivery(body, headers or {}, key, message_id, "application/json", "@intake", 0.0, None)
-
-
-def judged(delivery: Delivery) -> str:
-    """What becomes of it; all of it can be kept, and sent on."""
-    try:
-        incoming = read(delivery, None, NOW, LIMIT)
-    except (InvalidMessage, PayloadRefused) as error:
-        dead = invalid_task(delivery, error, NOW)
-        bson.encode(task_document(dead))
-        assert len(str(dead.last_error)) < 10_000
-        dead_letter(dead)
-        return "dead"
-    if incoming.record is None:
-        return "stored"
-    bson.encode(task_document(incoming.record))
-    assert bson.decode(bson.encode(task_document(incoming.record)))["taskBody"] == incoming.record.task_body
-    return "task"
 
 
 # ---- bodies and headers ----------------------------------------------------------------------------------------------
@@ -195,7 +171,6 @@ def test_operators_in_a_body_are_kept_as_the_text_they_are() -> None:
 
 # ---- on the wire -----------------------------------------------------------------------------------------------------
 
-CHANNEL = 1
 DEEP = 15_000
 """Tables in tables: about 105 kB, which fits into the one frame that headers may take."""
 
@@ -210,27 +185,6 @@ def nested(kind: bytes, depth: int) -> bytes:
     for _ in range(depth):
         inner = b"\x01aF" + table(inner) if kind == b"F" else b"A" + table(inner)
     return table(inner if kind == b"F" else b"\x01a" + inner)
-
-
-def content(properties: bytes, flags: int, body: bytes) -> bytes:
-    """Header and body frames of a message."""
-    header = struct.pack(">HHQH", 60, 0, len(body), flags) + properties
-    frames = ((2, header), (3, body))
-    return b"".join(struct.pack(">BHI", kind, CHANNEL, len(raw)) + raw + b"\xce" for kind, raw in frames)
-
-
-async def arriving(*contents: bytes) -> list[Any]:
-    stream = asyncio.StreamReader()
-    tap = Tap(stream)
-    arrived: list[Any] = []
-    tap.listen(CHANNEL, arrived.append)
-    method = commands.Basic.Deliver("consumer", 1, False, "verger.tasks", "report.build")
-    for each in contents:
-        stream.feed_data(marshal(method, CHANNEL) + each)
-    stream.feed_eof()
-    with pytest.raises(asyncio.IncompleteReadError):
-        await tap.readexactly(1_000_000)
-    return arrived
 
 
 @pytest.mark.parametrize("kind", [b"F", b"A"], ids=["tables", "lists"])

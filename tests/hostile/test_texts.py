@@ -1,6 +1,5 @@
 """Texts that people and programs hand in: schedules, files of them, crontabs, durations, session files."""
 
-import io
 import json
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -14,16 +13,16 @@ from typer.testing import CliRunner
 from actors.cli.app import app
 from actors.memories.signature import BadSecret, read_secrets
 from actors.sessions.adapters.claude_code import ClaudeCode
-from actors.sessions.adapters.port import FoundFile, Limits, Position
+from actors.sessions.adapters.port import FoundFile
 from schemas.duration import parse_duration
 from service.crontab import MOST_SETTINGS, CrontabEntry, CrontabProblem, read_crontab
 from service.errors import InvalidSchedule
-from service.payload import check_storable
 from service.registry import Registry
 from service.schedule_entry import Rules, to_schedule
 from service.schedule_file import MAX_FILE_BYTES, read_entry, read_file, read_patch, read_set
 from service.triggers import parse_schedule
 from tests.hostile.child import limited
+from tests.hostile.harnesses import GOOD, parsed
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 MANY = settings(database=None, max_examples=120)
@@ -270,30 +269,6 @@ def test_a_map_that_nests_too_deeply_is_refused(tmp_path: Path) -> None:
 
 
 # ---- session files ---------------------------------------------------------------------------------------------------
-
-LIMITS = Limits(
-    lines=100, chunk_bytes=4 * 1024 * 1024, line_bytes=2 * 1024 * 1024, now=NOW, latest=NOW + timedelta(days=1)
-)
-FOUND = FoundFile(Path("/logs"), ("-home-ada", "one.jsonl"), 0, 0, 0)
-GOOD = {
-    "type": "user",
-    "uuid": "u1",
-    "sessionId": "s1",
-    "timestamp": "2026-01-01T00:00:00Z",
-    "cwd": "/home/ada",
-    "message": {"role": "user", "content": "hello"},
-}
-
-
-def parsed(data: bytes) -> tuple[int, int]:
-    """How many messages and how many malformed lines; each message can be kept, no reason is long."""
-    portion = ClaudeCode().parse(io.BytesIO(data), FOUND, Position(), LIMITS)
-    for message in portion.messages:
-        check_storable([message.id, message.session_id, message.role, message.cwd, message.content], "message")
-    assert all(len(each.reason) < 500 for each in portion.malformed)
-    assert 0 <= portion.position.offset <= len(data)
-    return len(portion.messages), len(portion.malformed)
-
 
 odd_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=10),
