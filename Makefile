@@ -21,7 +21,7 @@ bench: ## Measure Verger beside its peers, and write bench/report.md: about 40 m
 	@scripts/setup bench
 	@exec .venv/bin/python -m bench $(ARGS)
 
-faults: ## Do to Verger what docs/fault-matrix.md says, and write that page: make faults RABBITMQ=4; under 40 minutes
+faults: ## Do to Verger what docs/fault-matrix.md says, and write that page: make faults RABBITMQ=4; about 30 minutes
 	@scripts/setup faults
 	@exec env $(OTHER_RABBITMQ) .venv/bin/python -m tests.faults $(ARGS)
 
