@@ -156,7 +156,8 @@ async def test_an_edit_of_the_times_can_be_made_anew_of_what_has_fired_since_it_
     assert seen == [held]
     after = await store.schedules.all()
     assert [schedule.schedule for schedule in after] == ["@hourly"] * 5
-    assert [schedule.next_fire_at == reads[0].next_fire_at for schedule in after] == [True, True, False, True, True]
+    kept_times = [new.next_fire_at == read.next_fire_at for new, read in zip(after, reads, strict=True)]
+    assert kept_times == [True, True, False, True, True]
     assert after[2].firing == held.firing
 
 
