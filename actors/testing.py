@@ -61,14 +61,13 @@ class Verger:
             raise TimeoutError(f"not idle after {seconds:g} s: {busy}") from None
 
     async def _busy(self) -> str | None:
-        # By the clock that dates the tasks: it goes by the server's, and may be ahead of this process's own.
-        store, now = self.app.store, max(self.clock.now(), self.app.store.clock.now())
+        store, now = self.app.store, self.clock.now()
         for schedule in await store.schedules.all():
             if schedule.firing is not None or (schedule.next_fire_at is not None and schedule.next_fire_at <= now):
                 return f"schedule {schedule.id} is due"
         # In the order of creation, which never changes: what is released and claimed again meanwhile is not missed.
         async for task in self._every():
-            due = task.status is TaskStatus.PENDING and task.retry_at <= max(now, store.clock.now())
+            due = task.status is TaskStatus.PENDING and task.retry_at <= self.clock.now()
             if due or task.status is TaskStatus.RUNNING:
                 return f"{task.task_type} {task.id} is {task.status.value}"
         for task in await store.upkeep.dead_due(now + timedelta(days=1), 1):
